@@ -1,0 +1,122 @@
+# What people type: `make up` and `make test`. Every other target is a step of those, or of a release.
+
+TARGET  := x86_64-unknown-linux-gnu
+RELEASE := target/$(TARGET)/release/corediscover
+IMAGE   := corediscover:latest
+# One static file of at most 20 MB: what goes into a FROM scratch image and onto machines by curl.
+BINARY_BYTES_MAX := 20000000
+# program:Debian package
+BUILD_TOOLS := cc:gcc make:make protoc:protobuf-compiler
+TEST_TOOLS  := etcd:etcd-server etcdctl:etcd-client dig:dnsutils busybox:busybox-static docker:docker.io systemd-analyze:systemd bash:bash dash:dash ip:iproute2 faketime:faketime mkfs.ext4:e2fsprogs
+FUZZ_TOOLS  := c++:g++
+# All of them, or `make fuzz TARGET=dns_message`.
+FUZZ_TARGETS = $(if $(filter command,$(firstword $(origin TARGET))),$(TARGET),$(basename $(notdir $(wildcard fuzz/targets/*.rs))))
+SECONDS ?= 60
+BENCH_TOOLS := dnsperf:dnsperf knotd:knot unbound:unbound etcd:etcd-server
+
+# Tests whose names begin so are simulations.
+SIMULATIONS := births_ clusters_
+
+.PHONY: up build test simulate simulate-mutants lint fmt deny release image regenerate bench fuzz build-tools test-tools bench-tools fuzz-tools soak
+
+up: build
+	@target/debug/corediscover up $(ARGS)
+
+build: build-tools
+	cargo build --locked
+
+test: test-tools image
+	cargo test --locked $(ARGS)
+
+# Only the simulations. ARGS='--nocapture' and the environment (src/simulation/mod.rs) go through to them.
+simulate: build-tools
+	cargo test --locked --lib -- $(SIMULATIONS) $(ARGS)
+
+# Plants faults in the code, one at a time, and fails when the simulations do not find one (src/simulation/mutants.rs).
+simulate-mutants: build-tools
+	cargo test --locked --lib -- planted_ --nocapture $(ARGS)
+
+# The same for so long, with fresh seeds: MINUTES=60 make soak.
+soak: test-tools
+	CDSIM_MINUTES=$(or $(MINUTES),10) cargo test --locked --lib -- $(SIMULATIONS) --test-threads=8 $(ARGS)
+	COREDISCOVER_SOAK_MINUTES=$(or $(MINUTES),10) cargo test --locked --test it -- \
+	  --nocapture --test-threads=1 linearizability stress
+
+lint: build-tools
+	cargo clippy --locked --all-targets --all-features -- -D warnings
+
+fmt:
+	cargo fmt --check
+
+deny:
+	@command -v cargo-deny >/dev/null || cargo install --locked cargo-deny
+	cargo deny check bans licenses sources
+
+# Relocations as a bitmap take 1 MB less; glibc's start code understands that from 2.36 on.
+RELR := $(shell getconf GNU_LIBC_VERSION 2>/dev/null | \
+  awk '{ split($$2, v, "."); if (v[1] > 2 || v[2] >= 36) print "-C link-arg=-Wl,--pack-dyn-relocs=relr" }')
+
+# glibc linked in: no dynamic library is needed where it runs. Equal functions, of which generic code makes many, are
+# folded by lld, which rustc links with on this target.
+release: build-tools
+	RUSTFLAGS='-C target-feature=+crt-static' cargo rustc --locked --release --target $(TARGET) --bin corediscover -- \
+	  -C link-arg=-Wl,--icf=all $(RELR)
+	@size=$$(stat -c %s $(RELEASE)); test $$size -le $(BINARY_BYTES_MAX) || \
+	  { echo "error: $(RELEASE) has $$size bytes, at most $(BINARY_BYTES_MAX) are allowed" >&2; exit 1; }
+
+image: release
+	@command -v docker >/dev/null || { echo 'error: docker is missing' >&2; echo 'hint: apt-get install docker.io' >&2; exit 1; }
+	rm -rf target/image
+	mkdir -p target/image/root/bin target/image/root/config target/image/root/data target/image/root/tmp
+	cp $(RELEASE) target/image/root/bin/corediscover
+	ln -s corediscover target/image/root/bin/consul
+	ln -s corediscover target/image/root/bin/registrator
+	cp units/image/agent.json target/image/root/config/
+	cp units/image/Dockerfile target/image/
+	docker build --quiet --tag $(IMAGE) target/image
+
+# Rewrites units/, cloud-config/ and the transcripts; review the difference before committing it.
+regenerate: build-tools
+	UPDATE_EXPECT=1 cargo test --locked --lib
+	UPDATE_EXPECT=1 cargo test --locked --test it provision
+
+# Prints the table of docs/benchmarks.md three minutes after the build; ARGS='--seconds 1 dns kv' measures less.
+bench: bench-tools release
+	RUSTFLAGS='-C target-feature=+crt-static' cargo build --locked --release --target $(TARGET) --features bench \
+	  --bin corediscover-bench
+	target/$(TARGET)/release/corediscover-bench $(ARGS)
+
+# Runs each target for SECONDS with libFuzzer, from its seeds and what was found before. `make test` has a short form.
+# No sanitizer: this program has no unsafe code, and without one the stable toolchain is enough.
+fuzz: fuzz-tools
+	@for target in $(FUZZ_TARGETS); do \
+	  mkdir -p fuzz/corpus/$$target fuzz/found/$$target; \
+	  echo "fuzzing $$target for $(SECONDS) s"; \
+	  (cd fuzz && cargo fuzz run --fuzz-dir . --sanitizer none --target-dir target $$target \
+	    corpus/$$target seeds/$$target found/$$target -- \
+	    -max_total_time=$(SECONDS) -max_len=4096 -timeout=10 -rss_limit_mb=2048 -print_final_stats=1 -verbosity=0) || \
+	    { echo "hint: reduce the input with \`cargo fuzz tmin\`, keep it in fuzz/found/$$target, and correct what it shows" >&2; exit 1; }; \
+	done
+
+# Installs what is missing when it may, else names it.
+define need
+	@missing=; for pair in $(1); do command -v $${pair%%:*} >/dev/null 2>&1 || missing="$$missing $${pair##*:}"; done; \
+	[ -z "$$missing" ] && exit 0; \
+	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq $$missing; \
+	else echo "error: these packages are missing:$$missing" >&2; echo "hint: sudo apt-get install$$missing" >&2; exit 1; fi
+endef
+
+build-tools:
+	$(call need,$(BUILD_TOOLS))
+	@command -v cargo >/dev/null || { echo 'error: cargo is missing' >&2; echo 'hint: install Rust from https://rustup.rs' >&2; exit 1; }
+
+test-tools: build-tools
+	$(call need,$(TEST_TOOLS))
+
+fuzz-tools: build-tools
+	$(call need,$(FUZZ_TOOLS))
+	@command -v cargo-fuzz >/dev/null || cargo install --locked cargo-fuzz
+
+bench-tools:
+	$(call need,$(BENCH_TOOLS))
