@@ -1,0 +1,100 @@
+//! The settings of servers: how their cluster is born, what is done when one dies, when they leave.
+
+use std::time::Duration;
+
+use anyhow::bail;
+
+use super::Settings;
+use crate::hint::{WithHint as _, fault};
+use crate::model::sync::servers::Mode;
+use crate::tasks::StopRequest;
+
+/// How long a server must have been dead before it is replaced: a machine has rebooted within that time.
+const REPLACE_AFTER: Duration = Duration::from_secs(30);
+/// Less would replace servers that are only restarted.
+const REPLACE_AFTER_MIN: Duration = Duration::from_secs(1);
+/// Largest cluster that a birth waits for: beyond seven voters raft only gets slower.
+const EXPECT_MAX: i64 = 9;
+
+impl Settings {
+    /// Whether the agent leaves the cluster when it is asked to stop, as the server or client that it is then.
+    pub fn leaves_on(&self, request: StopRequest, server: bool) -> bool {
+        let said = match request {
+            StopRequest::Interrupt => self.leave_on_interrupt,
+            StopRequest::Terminate => self.leave_on_terminate,
+        };
+        said.unwrap_or(!server)
+    }
+}
+
+pub(super) fn birth(
+    bootstrap: Option<bool>,
+    expect: Option<i64>,
+    server: bool,
+    dev: bool,
+    warnings: &mut Vec<String>,
+) -> anyhow::Result<(bool, Option<usize>)> {
+    let bootstrap = bootstrap.unwrap_or(dev);
+    let expect = expect.unwrap_or(0);
+    if expect < 0 {
+        bail!("bootstrap_expect cannot be {expect}. Must be greater than or equal to zero");
+    }
+    if expect > EXPECT_MAX {
+        return Err(fault(
+            format!("bootstrap_expect cannot be {expect}. Must be at most {EXPECT_MAX}"),
+            "3 or 5 servers are usual; all other machines join as clients",
+        ));
+    }
+    if expect > 0 && dev {
+        bail!("'bootstrap_expect > 0' not allowed in dev mode");
+    }
+    if expect > 0 && !server {
+        return Err(fault("'bootstrap_expect > 0' requires 'server = true'", "add -server"));
+    }
+    if bootstrap && !server {
+        return Err(fault("'bootstrap = true' requires 'server = true'", "add -server"));
+    }
+    if expect > 0 && bootstrap {
+        bail!("'bootstrap_expect > 0' and 'bootstrap = true' are mutually exclusive");
+    }
+    match expect {
+        0 => Ok((bootstrap, None)),
+        1 => {
+            warnings.push("BootstrapExpect is set to 1; this is the same as Bootstrap mode.".to_owned());
+            Ok((true, None))
+        }
+        2 => {
+            warnings.push(
+                "bootstrap_expect = 2: A cluster with 2 servers will provide no failure tolerance. See https://www.consul.io/docs/internals/consensus.html#deployment-table".to_owned(),
+            );
+            Ok((false, Some(2)))
+        }
+        even if even % 2 == 0 => {
+            warnings.push(
+                "bootstrap_expect is even number: A cluster with an even number of servers does not achieve optimum fault tolerance. See https://www.consul.io/docs/internals/consensus.html#deployment-table".to_owned(),
+            );
+            Ok((false, usize::try_from(even).ok()))
+        }
+        odd => Ok((false, usize::try_from(odd).ok())),
+    }
+}
+
+pub(super) fn replace_mode(text: Option<&str>) -> anyhow::Result<Mode> {
+    text.unwrap_or("auto")
+        .parse::<Mode>()
+        .map_err(|error| anyhow::anyhow!("replace: {error}"))
+        .hint("auto replaces dead servers, propose only says what would be done, off does neither")
+}
+
+pub(super) fn replace_after(duration: Option<Duration>) -> anyhow::Result<Duration> {
+    let duration = duration.unwrap_or(REPLACE_AFTER);
+    if duration < REPLACE_AFTER_MIN {
+        return Err(fault(
+            format!("replace_after cannot be {duration:?}"),
+            format!(
+                "at least {REPLACE_AFTER_MIN:?}: a restart or a short pause must not cost a server its place"
+            ),
+        ));
+    }
+    Ok(duration)
+}

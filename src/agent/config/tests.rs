@@ -1,0 +1,97 @@
+//! What configurations say, and what is said about bad ones.
+
+use std::path::PathBuf;
+
+use super::{Fragment, HttpAddress, Settings, parse_file};
+
+fn valid() -> Fragment {
+    Fragment {
+        data_dir: Some(PathBuf::from("/data")),
+        bind_addr: Some("127.0.0.1".to_owned()),
+        ..Fragment::default()
+    }
+}
+
+#[track_caller]
+fn refused(fragment: Fragment, text: &str) {
+    let error = Settings::check(valid().merge(fragment), "host").unwrap_err();
+    assert!(error.chain().any(|cause| cause.to_string() == text), "{error:?}");
+}
+
+#[test]
+fn defaults_are_consuls() {
+    let settings = Settings::check(valid(), "host").unwrap();
+    assert_eq!((settings.node_name.as_str(), settings.datacenter.as_str()), ("host", "dc1"));
+    assert_eq!((settings.ports.dns, settings.ports.http), (Some(8600), Some(8500)));
+    assert_eq!(settings.http, [HttpAddress::Ip([127, 0, 0, 1].into())]);
+    assert!(!settings.server && settings.leaves_on(crate::tasks::StopRequest::Terminate, false));
+}
+
+#[test]
+fn mistakes_are_told_in_consuls_words() {
+    let fragment = Fragment::default;
+    refused(Fragment { data_dir: Some(PathBuf::new()), ..fragment() }, "data_dir cannot be empty");
+    refused(
+        Fragment { bootstrap_expect: Some(3), ..fragment() },
+        "'bootstrap_expect > 0' requires 'server = true'",
+    );
+    refused(Fragment { bootstrap: Some(true), ..fragment() }, "'bootstrap = true' requires 'server = true'");
+    refused(
+        Fragment { bootstrap: Some(true), bootstrap_expect: Some(3), server: Some(true), ..fragment() },
+        "'bootstrap_expect > 0' and 'bootstrap = true' are mutually exclusive",
+    );
+    refused(
+        Fragment { bootstrap_expect: Some(-1), ..fragment() },
+        "bootstrap_expect cannot be -1. Must be greater than or equal to zero",
+    );
+    refused(
+        Fragment { advertise_addr: Some("0.0.0.0".to_owned()), ..fragment() },
+        "Advertise address cannot be 0.0.0.0, :: or [::]",
+    );
+    refused(Fragment { node_name: Some(" ".to_owned()), ..fragment() }, "node_name cannot be empty");
+    refused(
+        Fragment { datacenter: Some("d c".to_owned()), ..fragment() },
+        "datacenter can only contain lowercase alphanumeric, - or _ characters.",
+    );
+}
+
+#[test]
+fn files_are_strict_about_names_and_tolerant_about_types() {
+    let text = r#"{"ports": {"http": "18500", "dns": -1}, "recursors": "8.8.8.8", "server": "true",
+        "dns_config": {"service_ttl": {"web": "5s"}}, "service": {"name": "web"}, "disable_update_check": true}"#;
+    let fragment = parse_file("a.json", text).unwrap();
+    assert_eq!((fragment.port_http, fragment.port_dns, fragment.server), (Some(18500), Some(-1), Some(true)));
+    assert_eq!((fragment.recursors.len(), fragment.services.len(), fragment.warnings.len()), (1, 1, 1));
+    let error = parse_file("a.json", r#"{"foo": 1}"#).unwrap_err();
+    assert_eq!(error.to_string(), "failed to parse a.json: 1 error occurred:\n\t* invalid config key foo\n");
+    assert!(parse_file("a.json", "{").unwrap_err().to_string().starts_with("hint: "));
+}
+
+#[test]
+fn later_sources_win_and_lists_grow() {
+    let file = parse_file("a.json", r#"{"node_name": "a", "retry_join": ["10.0.0.1"]}"#).unwrap();
+    let flags = Fragment {
+        node_name: Some("b".to_owned()),
+        retry_join: vec!["10.0.0.2".to_owned()],
+        ..Fragment::default()
+    };
+    let merged = file.merge(flags);
+    assert_eq!((merged.node_name.as_deref(), merged.retry_join.len()), (Some("b"), 2));
+}
+
+#[test]
+fn limits_are_consuls_and_can_be_changed() {
+    let defaults = Settings::check(valid(), "host").unwrap();
+    assert_eq!((defaults.http_connections_per_client, defaults.kv_value_bytes), (Some(200), 524_288));
+    let text = r#"{"limits": {"http_max_conns_per_client": 5, "kv_max_value_size": 1000, "rpc_rate": 3}}"#;
+    let fragment = parse_file("a.json", text).unwrap();
+    assert_eq!(fragment.warnings, ["the configuration key limits.rpc_rate has no effect"]);
+    let settings = Settings::check(valid().merge(fragment), "host").unwrap();
+    assert_eq!((settings.http_connections_per_client, settings.kv_value_bytes), (Some(5), 1000));
+    let off = parse_file("a.json", r#"{"limits": {"http_max_conns_per_client": 0}}"#).unwrap();
+    assert_eq!(Settings::check(valid().merge(off), "host").unwrap().http_connections_per_client, None);
+    let error = parse_file("a.json", r#"{"limits": {"http_max_cons": 5}}"#).unwrap_err();
+    assert!(error.to_string().contains("invalid config key limits.http_max_cons"), "{error:#}");
+    let large = Fragment { limits_kv_max_value_size: Some(5 << 20), ..Fragment::default() };
+    refused(large, "limits.kv_max_value_size cannot be 5242880");
+}

@@ -1,0 +1,206 @@
+//! Raft's own messages to the other servers, over the agents' RPC.
+
+use std::collections::HashMap;
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use openraft::RaftNetworkV2;
+use openraft::error::{NetworkError, RPCError, ReplicationClosed, StreamingError, Unreachable};
+use openraft::network::{Backoff, RPCOption, RaftNetworkFactory};
+use openraft::raft::{
+    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, TransferLeaderRequest,
+    TransferLeaderResponse, VoteRequest, VoteResponse,
+};
+use parking_lot::Mutex;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use super::types::{NodeId, Peer, SnapshotMeta, TypeConfig, Vote};
+use crate::agent::rpc::{Channel, Identity, Method, RpcError, decode, encode};
+use crate::tasks::Spawner;
+
+/// Longest wait for the answer to entries, which come after the other side's fdatasync. Then its connection
+/// is given up. Longer than a slow disk's write, shorter than an election.
+const APPEND_WAIT: Duration = Duration::from_millis(500);
+/// Bytes of a snapshot in one message: a heartbeat never waits for more than this.
+const SNAPSHOT_PIECE_BYTES: usize = 1 << 20;
+/// Longest wait for the answer to one piece; the last is answered when the snapshot is installed.
+const SNAPSHOT_PIECE_WAIT: Duration = Duration::from_secs(30);
+/// Waits before an unreachable server is tried again.
+const BACKOFF: [Duration; 4] = [
+    Duration::from_millis(20),
+    Duration::from_millis(50),
+    Duration::from_millis(100),
+    Duration::from_millis(200),
+];
+
+/// Channels to servers, shared between raft and what forwards requests.
+pub(super) struct Channels {
+    identity: Arc<Identity>,
+    spawner: Spawner,
+    known: Mutex<HashMap<NodeId, Arc<Channel>>>,
+}
+
+impl Channels {
+    pub(super) fn new(identity: Arc<Identity>, spawner: Spawner) -> Arc<Self> {
+        Arc::new(Self { identity, spawner, known: Mutex::default() })
+    }
+
+    /// The channel to a server; made anew when its address has changed.
+    pub(super) fn to(&self, node: NodeId, peer: &Peer) -> Arc<Channel> {
+        let mut known = self.known.lock();
+        let channel = known.entry(node).or_insert_with(|| Arc::new(self.open(node, peer)));
+        if channel.address() != peer.address {
+            *channel = Arc::new(self.open(node, peer));
+        }
+        Arc::clone(channel)
+    }
+
+    fn open(&self, node: NodeId, peer: &Peer) -> Channel {
+        Channel::new(peer.address, Some(node), Arc::clone(&self.identity), self.spawner.clone())
+    }
+}
+
+/// Makes [`Network`]s for openraft.
+pub(super) struct Networks(pub(super) Arc<Channels>);
+
+impl RaftNetworkFactory<TypeConfig> for Networks {
+    type Network = Network;
+
+    async fn new_client(&mut self, target: NodeId, node: &Peer) -> Network {
+        Network { channel: self.0.to(target, node) }
+    }
+
+    async fn new_heartbeat_client(&mut self, target: NodeId, node: &Peer) -> Network {
+        Network { channel: Arc::new(self.0.open(target, node)) }
+    }
+
+    async fn new_snapshot_client(&mut self, target: NodeId, node: &Peer) -> Network {
+        Network { channel: Arc::new(self.0.open(target, node)) }
+    }
+}
+
+/// One other server.
+pub(super) struct Network {
+    channel: Arc<Channel>,
+}
+
+/// A piece of a snapshot on the wire.
+#[derive(Serialize, Deserialize)]
+pub(super) struct SnapshotPiece {
+    pub(super) vote: Vote,
+    pub(super) meta: SnapshotMeta,
+    /// Where the piece begins.
+    pub(super) offset: u64,
+    /// Length of the snapshot.
+    pub(super) total: u64,
+    pub(super) bytes: Bytes,
+}
+
+/// The answer to a piece: nothing, until the last.
+pub(super) type SnapshotAnswer = Option<SnapshotResponse<TypeConfig>>;
+
+impl Network {
+    async fn ask<Q: Serialize, A: DeserializeOwned>(
+        &self,
+        method: Method,
+        question: &Q,
+        wait: Duration,
+    ) -> Result<A, RPCError<TypeConfig>> {
+        let unreachable = |error: &RpcError| RPCError::Unreachable(Unreachable::from_string(error));
+        let body = encode(question).map_err(|error| RPCError::Network(NetworkError::new(&error)))?;
+        match self.channel.call(method, body, wait).await {
+            Ok(answer) => decode(&answer).map_err(|error| RPCError::Network(NetworkError::new(&error))),
+            Err(error) => {
+                if matches!(error, RpcError::Timeout(_)) {
+                    self.channel.reset().await;
+                }
+                if matches!(error, RpcError::Refused(_)) {
+                    tracing::warn!(address = %self.channel.address(), %error, "a server refuses us");
+                }
+                Err(unreachable(&error))
+            }
+        }
+    }
+}
+
+impl RaftNetworkV2<TypeConfig> for Network {
+    type SnapshotData = Bytes;
+
+    async fn append_entries(
+        &mut self,
+        rpc: AppendEntriesRequest<TypeConfig>,
+        _option: RPCOption,
+    ) -> Result<AppendEntriesResponse<TypeConfig>, RPCError<TypeConfig>> {
+        self.ask(Method::RaftAppend, &rpc, APPEND_WAIT).await
+    }
+
+    async fn vote(
+        &mut self,
+        rpc: VoteRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> Result<VoteResponse<TypeConfig>, RPCError<TypeConfig>> {
+        self.ask(Method::RaftVote, &rpc, option.soft_ttl()).await
+    }
+
+    async fn pre_vote(
+        &mut self,
+        rpc: VoteRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> Result<VoteResponse<TypeConfig>, RPCError<TypeConfig>> {
+        self.ask(Method::RaftPreVote, &rpc, option.soft_ttl()).await
+    }
+
+    async fn full_snapshot(
+        &mut self,
+        vote: Vote,
+        snapshot: openraft::type_config::alias::SnapshotOf<TypeConfig, Bytes>,
+        cancel: impl Future<Output = ReplicationClosed> + Send + 'static,
+        _option: RPCOption,
+    ) -> Result<SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>> {
+        let sending = async {
+            let total = snapshot.snapshot.len();
+            let mut offset = 0;
+            loop {
+                let end = total.min(offset + SNAPSHOT_PIECE_BYTES);
+                let piece = SnapshotPiece {
+                    vote,
+                    meta: snapshot.meta.clone(),
+                    offset: offset as u64,
+                    total: total as u64,
+                    bytes: snapshot.snapshot.slice(offset..end),
+                };
+                let answer: SnapshotAnswer =
+                    self.ask(Method::RaftSnapshot, &piece, SNAPSHOT_PIECE_WAIT).await?;
+                if let Some(answer) = answer {
+                    return Ok(answer);
+                }
+                if end == total {
+                    let text = "the last piece of a snapshot was not answered";
+                    return Err(StreamingError::Network(NetworkError::from_string(text)));
+                }
+                offset = end;
+            }
+        };
+        tokio::select! {
+            biased;
+            sent = sending => sent,
+            closed = cancel => Err(StreamingError::Closed(closed)),
+        }
+    }
+
+    async fn transfer_leader(
+        &mut self,
+        request: TransferLeaderRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> Result<TransferLeaderResponse<TypeConfig>, RPCError<TypeConfig>> {
+        self.ask(Method::RaftTransfer, &request, option.soft_ttl()).await
+    }
+
+    fn backoff(&self) -> Option<Backoff> {
+        let last = BACKOFF[BACKOFF.len() - 1];
+        Some(Backoff::new(BACKOFF.into_iter().chain(std::iter::repeat(last))))
+    }
+}

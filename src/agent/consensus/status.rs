@@ -1,0 +1,43 @@
+//! What consensus looks like, for people.
+
+use openraft::ServerState;
+use openraft::async_runtime::watch::WatchReceiver as _;
+
+use super::server::Inner;
+use crate::agent::handle::{ConsensusState, ConsensusStatus, Peer};
+
+impl Inner {
+    /// A view of raft now.
+    pub(super) fn status(&self) -> ConsensusStatus {
+        let known = self.freshness().known_leader;
+        let leader = self.leader.borrow().clone().filter(|_| known);
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        let membership = metrics.membership_config.membership();
+        let voters: Vec<u64> = membership.voter_ids().collect();
+        let peers = membership.nodes().map(|(id, peer)| Peer {
+            id: *id,
+            name: peer.name.clone(),
+            address: peer.address.to_string(),
+            voter: voters.contains(id),
+            leader: leader.as_ref().is_some_and(|leader| leader.id == *id),
+            incarnation: peer.incarnation.clone(),
+        });
+        ConsensusStatus {
+            state: match metrics.state {
+                ServerState::Leader => ConsensusState::Leader,
+                ServerState::Follower => ConsensusState::Follower,
+                ServerState::Candidate => ConsensusState::Candidate,
+                _ => ConsensusState::Learner,
+            },
+            term: metrics.current_term,
+            leader_address: leader.as_ref().map(|leader| leader.peer.address.to_string()),
+            leader_name: leader.as_ref().map(|leader| leader.peer.name.clone()),
+            last_log_index: metrics.last_log_index.unwrap_or(0),
+            commit_index: metrics.cluster_committed.map_or(0, |log_id| log_id.index),
+            applied_index: metrics.last_applied.map_or(0, |log_id| log_id.index),
+            peers: peers.collect(),
+            storage: self.storage.borrow().clone(),
+        }
+    }
+}

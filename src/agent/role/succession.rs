@@ -1,0 +1,191 @@
+//! After a quorum is lost for good: this machine founds the successor because an operator says so, or joins the one
+//! that it meets. The successor is another cluster, so nobody who belongs to the old one can speak raft with it.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::parts::{self, RunningClient, RunningServer};
+use super::switch::Recovery;
+use super::{Part, Roles, Running};
+use crate::agent::consensus::{self, Peer};
+use crate::agent::handle::{Consensus as _, ConsensusStatus, Order, OrderError, OrderReply};
+use crate::agent::rpc::messages::OrderAnswer;
+use crate::agent::rpc::{Connection, Identity, Listener, Method, Router, decode, encode};
+use crate::model::membership::MemberStatus;
+use crate::model::names::ClusterId;
+use crate::model::sync::servers::{ServerMember, TAG_EPOCH};
+
+/// How often it is looked whether a successor is there.
+const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+/// How long a server may take for its answer.
+const ANSWER_WAIT: Duration = Duration::from_secs(2);
+
+impl Roles {
+    /// Waits until a successor of our cluster is there, which its own leader says with a majority.
+    pub(super) async fn until_succeeded(&self) -> ClusterId {
+        loop {
+            tokio::time::sleep(LOOK_INTERVAL).await;
+            let Some(own) = self.cluster().or_else(|| self.machine.told.clone()) else { continue };
+            for (address, cluster) in self.strangers(&own) {
+                match self.ask_lineage(address).await {
+                    Ok(predecessors) if predecessors.contains(&own) => return cluster,
+                    Ok(_) => tracing::debug!(%cluster, "another cluster is here, and no successor of ours"),
+                    Err(error) => tracing::debug!(%address, error = format!("{error:#}"), "no lineage"),
+                }
+            }
+        }
+    }
+
+    /// Servers of other clusters that were recovered more often than ours.
+    fn strangers(&self, own: &ClusterId) -> Vec<(SocketAddr, ClusterId)> {
+        let epoch = self.machine.replica.load().servers().epoch;
+        let members = self.gossip.members();
+        let later = members.iter().filter(|member| {
+            let theirs = member.tags.get(TAG_EPOCH).and_then(|text| text.parse::<u64>().ok());
+            member.status == MemberStatus::Alive && theirs.is_some_and(|theirs| theirs > epoch)
+        });
+        let servers = later.filter_map(ServerMember::of);
+        servers
+            .filter_map(|server| Some((server.address, server.cluster?)))
+            .filter(|(_, cluster)| cluster != own)
+            .collect()
+    }
+
+    /// The clusters that the one at `address` is the successor of.
+    async fn ask_lineage(&self, address: SocketAddr) -> anyhow::Result<Vec<ClusterId>> {
+        let asker = Identity::new(0, self.machine.settings.node_name.clone(), None);
+        let connection = Connection::open(address, &asker, &self.machine.spawner).await?;
+        let answer = connection.call(Method::Order, encode(&Order::Report)?, ANSWER_WAIT).await;
+        connection.close();
+        match decode::<OrderAnswer>(&answer?)? {
+            Ok(OrderReply::Report(report)) => Ok(report.predecessors),
+            other => anyhow::bail!("the answer was {other:?}"),
+        }
+    }
+
+    /// Becomes a client of the successor. What this machine had as a server is archived.
+    pub(super) async fn join_successor(
+        &self,
+        running: &Running,
+        successor: ClusterId,
+    ) -> anyhow::Result<RunningClient> {
+        tracing::warn!(%successor, "audit: our cluster was recovered: this machine joins its successor as a client");
+        self.switch.close().await;
+        self.drop_nominee().await?;
+        self.show(Part { server: None, raft_id: 0, nomination: None });
+        match running {
+            Running::Server(server) => {
+                server.group.end().await;
+                self.end_life()?;
+            }
+            Running::Client(client) => client.group.end().await,
+        }
+        self.open_client(Some(successor))
+    }
+
+    /// Founds a successor with what this server has.
+    pub(super) async fn recover(&self, running: Running, recovery: Recovery) -> anyhow::Result<Running> {
+        let (named, outcome) = recovery;
+        let done = {
+            let catalog = self.machine.replica.load();
+            let last = catalog.servers().predecessors.last();
+            last.filter(|last| **last == named).and_then(|_| catalog.cluster().cloned())
+        };
+        if let Some(successor) = done {
+            // Asked again, because the answer got lost.
+            drop(outcome.send(Ok(successor)));
+            return Ok(running);
+        }
+        let server = match &running {
+            Running::Server(server) => server,
+            Running::Client(_) => {
+                let text = "this machine is a client and keeps no log: recover at a server";
+                // Who asked may have gone away.
+                drop(outcome.send(Err(OrderError::Refused(text.to_owned()))));
+                return Ok(running);
+            }
+        };
+        if let Err(refusal) = self.may_recover(server, &named).await {
+            drop(outcome.send(Err(OrderError::Refused(refusal))));
+            return Ok(running);
+        }
+        let successor = ClusterId::from_random(uuid::Uuid::new_v4().as_u128());
+        tracing::warn!(old = %named, new = %successor, "audit: an operator recovers the cluster from this server");
+        self.switch.close().await;
+        server.group.end().await;
+        let opened = self.found(successor.clone()).await?;
+        self.show(Part {
+            server: Some(opened.server.clone()),
+            raft_id: opened.identity.node(),
+            nomination: Some(0),
+        });
+        self.switch.set(Arc::new(opened.server.clone()));
+        drop(outcome.send(Ok(successor)));
+        Ok(Running::Server(opened))
+    }
+
+    /// Why it must not be done here and now.
+    async fn may_recover(&self, server: &RunningServer, named: &ClusterId) -> Result<(), String> {
+        let Some(own) = self.cluster() else { return Err("the cluster was never born".to_owned()) };
+        if own != *named {
+            return Err(format!("this machine is in cluster {own}, not in {named}"));
+        }
+        if self.machine.settings.data_dir.is_none() {
+            return Err("this server keeps nothing on disk".to_owned());
+        }
+        if server.server.is_in_touch() {
+            return Err("the cluster has a leader: there is nothing to recover".to_owned());
+        }
+        let mine = server.server.status().await.last_log_index;
+        for address in self.other_servers() {
+            match self.ask_status(address, server).await {
+                Ok(status) if status.last_log_index > mine => {
+                    return Err(format!(
+                        "the server at {address} has more of the log ({} against {mine}): recover there",
+                        status.last_log_index
+                    ));
+                }
+                Ok(_) => {}
+                Err(error) => {
+                    tracing::info!(%address, error = format!("{error:#}"), "a server tells nothing");
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn ask_status(
+        &self,
+        address: SocketAddr,
+        server: &RunningServer,
+    ) -> anyhow::Result<ConsensusStatus> {
+        let connection = Connection::open(address, &server.identity, &self.machine.spawner).await?;
+        let answer = connection.call(Method::Status, bytes::Bytes::new(), ANSWER_WAIT).await;
+        connection.close();
+        Ok(decode(&answer?)?)
+    }
+
+    async fn found(&self, successor: ClusterId) -> anyhow::Result<RunningServer> {
+        let machine = &self.machine;
+        let settings = &machine.settings;
+        let Some(data) = settings.data_dir.clone() else { anyhow::bail!("there is no data directory") };
+        let life = *self.life.lock();
+        let id = machine.incarnation.node_id_in_life(life + 1);
+        let peer = Peer {
+            name: settings.node_name.clone(),
+            address: SocketAddr::new(settings.advertise, settings.ports.server),
+            incarnation: machine.incarnation.to_string(),
+        };
+        let (folder, cluster) = (data.clone(), successor.clone());
+        let prepared = tokio::task::spawn_blocking(move || {
+            consensus::prepare_successor(&folder, &cluster, id, peer)?;
+            super::disk::succeed(&folder, life)
+        });
+        *self.life.lock() = prepared.await??;
+        let identity = Identity::new(id, settings.node_name.clone(), Some(successor));
+        let router = Arc::new(Router::default());
+        let listener = Listener::bind(parts::rpc_address(settings), identity.clone(), router.clone()).await?;
+        RunningServer::open(machine, &self.gossip, identity, listener, router, machine.replica.clone()).await
+    }
+}

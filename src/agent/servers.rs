@@ -1,0 +1,274 @@
+//! The leader's stewardship of the servers: carries out what `model::sync::servers` decides, one thing at a time, and
+//! answers orders about it.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use async_trait::async_trait;
+use parking_lot::Mutex;
+use tokio::sync::{Notify, watch};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::consensus::{Peer, Server};
+use super::handle::{Consensus as _, Order, OrderError, OrderReply, Replica, Steward as Desk, Which};
+use crate::model::catalog::{Catalog, Command, Departure, Purpose, ServersCommand, Settlement};
+use crate::model::membership::Member;
+use crate::model::sync::servers::{
+    Action, ConfiguredServer, NotNow, Policy, ServerChange, ServerMember, Steward, View,
+};
+
+/// How often the servers are looked at when nothing seems to change: learners catch up meanwhile.
+const LOOK_INTERVAL: Duration = Duration::from_millis(200);
+/// Pause after a change that failed.
+const RETRY_INTERVAL: Duration = Duration::from_secs(1);
+
+/// What the stewardship needs.
+pub(super) struct Context {
+    pub(super) server: Server,
+    pub(super) replica: Arc<Replica>,
+    pub(super) members: watch::Receiver<Arc<Vec<Member>>>,
+    pub(super) policy: Policy,
+}
+
+/// One server's stewardship; it acts while the server leads.
+pub(super) struct Stewardship {
+    context: Context,
+    began: Instant,
+    steward: Mutex<Steward>,
+    /// Rung when an order has changed something.
+    changed: Notify,
+}
+
+/// What the leader sees, owned.
+struct Facts {
+    configured: Vec<ConfiguredServer>,
+    joint: bool,
+    members: Arc<Vec<Member>>,
+    catalog: Arc<Catalog>,
+    policy: Policy,
+    wall: u64,
+}
+
+impl Facts {
+    /// `None` before the birth of the cluster.
+    fn view(&self) -> Option<View<'_>> {
+        Some(View {
+            configured: &self.configured,
+            joint: self.joint,
+            members: &self.members,
+            cluster: self.catalog.cluster()?,
+            catalog: &self.catalog,
+            policy: self.policy,
+            wall: self.wall,
+        })
+    }
+}
+
+impl Stewardship {
+    /// A stewardship that has seen nothing yet.
+    pub(super) fn new(context: Context) -> Arc<Self> {
+        Arc::new(Self { context, began: Instant::now(), steward: Mutex::default(), changed: Notify::new() })
+    }
+
+    /// Runs while the server runs.
+    pub(super) async fn run(self: Arc<Self>, stop: CancellationToken) -> anyhow::Result<()> {
+        let mut leaders = self.context.server.leader_changes();
+        let mut led = false;
+        loop {
+            let leads = leaders.borrow_and_update().as_ref().is_some_and(|leader| leader.here);
+            if leads && !led {
+                // What was seen in an earlier term may have missed what happened since.
+                *self.steward.lock() = Steward::default();
+            }
+            led = leads;
+            let wait = if leads { self.look().await } else { Duration::from_hours(1) };
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => return Ok(()),
+                changed = leaders.changed() => if changed.is_err() { return Ok(()) },
+                () = self.changed.notified() => {}
+                () = tokio::time::sleep(wait) => {}
+            }
+        }
+    }
+
+    fn facts(&self) -> Facts {
+        let (configured, joint) = self.context.server.configuration();
+        let wall = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+        Facts {
+            configured,
+            joint,
+            members: self.context.members.borrow().clone(),
+            catalog: self.context.replica.snapshot(),
+            policy: self.context.policy,
+            wall,
+        }
+    }
+
+    /// Does the next thing, if there is one; gives the time until the next look.
+    async fn look(&self) -> Duration {
+        let facts = self.facts();
+        let Some(view) = facts.view() else { return LOOK_INTERVAL };
+        let Some(action) = self.steward.lock().step(self.began.elapsed(), &view) else {
+            return LOOK_INTERVAL;
+        };
+        match self.carry_out(&action).await {
+            Ok(()) => {
+                audit(&action, &facts);
+                Duration::ZERO
+            }
+            Err(error) => {
+                tracing::warn!(?action, "the servers could not be changed: {error:#}");
+                RETRY_INTERVAL
+            }
+        }
+    }
+
+    async fn carry_out(&self, action: &Action) -> anyhow::Result<()> {
+        let server = &self.context.server;
+        match action {
+            Action::Write(command) => {
+                server.propose(Command::Servers(command.clone())).await?;
+                Ok(())
+            }
+            Action::Change(change) => match change {
+                ServerChange::AddLearner(member) => server.add_learner(member.id, peer(member)).await,
+                ServerChange::Promote(id) => server.promote(*id).await,
+                ServerChange::Replace { old, new } => server.replace_voter(*old, *new).await,
+                ServerChange::Remove(id) => server.remove_server(*id).await,
+                ServerChange::Update(member) => server.update_server(member.id, peer(member)).await,
+                ServerChange::Finish => server.finish_change().await,
+            },
+        }
+    }
+
+    async fn act(&self, action: Action) -> Result<(), OrderError> {
+        let facts = self.facts();
+        self.carry_out(&action).await.map_err(|error| OrderError::Refused(format!("{error:#}")))?;
+        audit(&action, &facts);
+        self.changed.notify_one();
+        Ok(())
+    }
+
+    async fn transfer(&self, to: Option<&Which>, facts: &Facts) -> Result<(), OrderError> {
+        let to = to.map(|which| find(which, &facts.configured)).transpose()?;
+        if to.is_some_and(|server| !server.voter) {
+            return Err(OrderError::Refused("that server does not vote yet".to_owned()));
+        }
+        let others = facts.configured.iter().filter(|server| server.voter && !server.leader).count();
+        if others == 0 {
+            return Err(OrderError::Refused("there is no other voting server".to_owned()));
+        }
+        tracing::info!(to = to.map(|server| server.name.as_str()), "an operator transfers the leadership");
+        let moved = self.context.server.transfer_leadership(to.map(|server| server.id)).await;
+        moved.map_err(|error| OrderError::Refused(format!("{error:#}")))
+    }
+}
+
+#[async_trait]
+impl Desk for Stewardship {
+    async fn carry_out(&self, order: Order) -> Result<OrderReply, OrderError> {
+        let facts = self.facts();
+        let view =
+            facts.view().ok_or_else(|| OrderError::Refused("the cluster is not born yet".to_owned()))?;
+        let now = self.began.elapsed();
+        let refused = |NotNow(why)| OrderError::Refused(why);
+        match order {
+            Order::Report => Ok(OrderReply::Report(Box::new(self.steward.lock().report(now, &view)))),
+            Order::Standing { id, nomination } => {
+                Ok(OrderReply::Standing(self.steward.lock().standing(&view, id, nomination)))
+            }
+            Order::Depart { id } => {
+                let departure = self.steward.lock().order_departure(now, &view, id).map_err(refused)?;
+                let swapped = departure.is_some();
+                if let Some(action) = departure {
+                    self.act(action).await?;
+                }
+                Ok(OrderReply::Departing(swapped))
+            }
+            Order::Retire(which) => {
+                let server = find(&which, &facts.configured)?;
+                if server.leader {
+                    return Err(OrderError::Refused(format!(
+                        "{} leads: transfer the leadership first",
+                        server.name
+                    )));
+                }
+                self.act(Action::Write(ServersCommand::Retire { id: server.id })).await?;
+                Ok(OrderReply::Done)
+            }
+            Order::Transfer(to) => {
+                self.transfer(to.as_ref(), &facts).await?;
+                Ok(OrderReply::Done)
+            }
+            Order::Replace { old, new } => {
+                let ordered =
+                    self.steward.lock().order_replacement(now, &view, old.as_deref(), new.as_deref());
+                self.act(ordered.map_err(refused)?).await?;
+                Ok(OrderReply::Done)
+            }
+        }
+    }
+}
+
+fn find<'a>(which: &Which, configured: &'a [ConfiguredServer]) -> Result<&'a ConfiguredServer, OrderError> {
+    let (found, text) = match which {
+        Which::Address(address) => (
+            configured.iter().find(|server| server.address == *address),
+            format!("address \"{address}\" was not found in the Raft configuration"),
+        ),
+        Which::Id(id) => (
+            configured.iter().find(|server| {
+                server.incarnation == *id || format!("{:016x}", server.id) == *id || server.name == *id
+            }),
+            format!("id \"{id}\" was not found in the Raft configuration"),
+        ),
+    };
+    found.ok_or(OrderError::Refused(text))
+}
+
+fn peer(member: &ServerMember) -> Peer {
+    Peer { name: member.name.clone(), address: member.address, incarnation: member.incarnation.clone() }
+}
+
+/// Says in the log who was replaced by whom and why.
+fn audit(action: &Action, facts: &Facts) {
+    let name = |id: u64| {
+        facts
+            .configured
+            .iter()
+            .find(|server| server.id == id)
+            .map_or("a former server", |server| &server.name)
+    };
+    match action {
+        Action::Change(ServerChange::Replace { old, new }) => {
+            tracing::info!(old = name(*old), new = name(*new), "audit: a server takes the place of another");
+        }
+        Action::Change(ServerChange::Remove(id)) => {
+            tracing::info!(server = name(*id), "audit: a server is removed from the voters");
+        }
+        Action::Change(change) => tracing::info!(?change, "the servers have changed"),
+        Action::Write(ServersCommand::Nominate { node, purpose, .. }) => {
+            tracing::info!(node, why = %purpose, "audit: a client is to become a server");
+        }
+        Action::Write(ServersCommand::Retire { id }) => {
+            tracing::info!(server = name(*id), "audit: a server is to be one no more");
+        }
+        Action::Write(ServersCommand::Settle { outcome, .. }) => {
+            let nomination = facts.catalog.servers().nomination.as_ref();
+            let node = nomination.map_or("", |nomination| nomination.node.as_str());
+            match (outcome, nomination.map(|nomination| &nomination.purpose)) {
+                (Settlement::Withdrawn { why }, _) => {
+                    tracing::warn!(node, why, "audit: a client did not become a server");
+                }
+                (_, Some(Purpose::Replace { node: old, why, .. })) => {
+                    let why: &Departure = why;
+                    tracing::info!(old, new = node, %why, "audit: a server was replaced");
+                }
+                _ => tracing::info!(node, "audit: a server was added"),
+            }
+        }
+        Action::Write(command) => tracing::info!(%command, "the servers' table has changed"),
+    }
+}

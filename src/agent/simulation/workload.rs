@@ -1,0 +1,364 @@
+//! People who use the cluster all the time: writes of values that nobody else writes, reads in every mode,
+//! registrations, blocking queries. What they were told is compared with what is true.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::truth::Truth;
+use crate::agent::handle::{Consensus, KvRead, NoLeader, ProposeError, ReadMode, Replica, Topic, blocking};
+use crate::agent::rpc::encode;
+use crate::model::catalog::{
+    Catalog, Command, Condition, KvDelete, KvQuery, KvRows, KvWrite, NodeRegistration, Registration, Reply,
+    Service,
+};
+use crate::simulation::chance::Chance;
+use crate::simulation::running;
+
+/// Keys that are written: few, so that writers meet.
+const KEYS: [&str; 3] = ["a", "a/b", "c"];
+/// Longest pause between two requests of one user, in milliseconds.
+const PAUSE_MAX: usize = 100;
+
+/// What somebody was told.
+#[derive(Debug, Clone)]
+enum Told {
+    /// Written, and whether the condition held.
+    Written(bool),
+    /// Not written, certainly.
+    Refused,
+    /// Nobody knows.
+    Uncertain,
+    /// Read.
+    Value(Option<Bytes>),
+    /// Nobody could be asked.
+    Nothing,
+}
+
+#[derive(Debug, Clone)]
+struct Done {
+    asked: Instant,
+    answered: Instant,
+    what: What,
+    told: Told,
+}
+
+#[derive(Debug, Clone)]
+enum What {
+    Write { key: Option<&'static str>, command: Bytes },
+    Read { key: &'static str, mode: ReadMode },
+}
+
+/// Somebody who waits for a change.
+struct Waiting {
+    process: u64,
+    replica: Arc<Replica>,
+    topic: Topic,
+    /// What was there when the waiting began.
+    shown: String,
+    since: Instant,
+}
+
+/// What a process offers to those who use it.
+#[derive(Clone)]
+pub(super) struct Access {
+    pub(super) process: u64,
+    pub(super) server: bool,
+    pub(super) consensus: Arc<dyn Consensus>,
+    pub(super) gone: CancellationToken,
+    pub(super) replica: Arc<Replica>,
+}
+
+/// All users.
+#[derive(Clone, Default)]
+pub(super) struct Users {
+    inner: Arc<Mutex<Inner>>,
+}
+
+#[derive(Default)]
+struct Inner {
+    /// By machine; none where no agent runs.
+    access: Vec<Option<Access>>,
+    done: Vec<Done>,
+    waiting: BTreeMap<u64, Waiting>,
+    stop: bool,
+}
+
+impl Users {
+    pub(super) fn set_access(&self, access: Vec<Option<Access>>) {
+        self.inner.lock().access = access;
+    }
+
+    /// Nobody begins anything any more.
+    pub(super) fn stop(&self) {
+        self.inner.lock().stop = true;
+    }
+
+    /// Requests that were answered with success.
+    pub(super) fn acknowledged(&self) -> usize {
+        let inner = self.inner.lock();
+        inner.done.iter().filter(|done| matches!(done.told, Told::Written(true) | Told::Value(_))).count()
+    }
+
+    pub(super) fn start(&self, users: u64, watchers: u64, seed: u64) {
+        for user in 0..users {
+            let (this, chance) = (self.clone(), Chance::new(seed ^ (user << 32)));
+            running::spawn(this.use_it(user, chance));
+        }
+        for watcher in 0..watchers {
+            let (this, chance) = (self.clone(), Chance::new(!seed ^ (watcher << 32)));
+            running::spawn(this.watch(watcher, chance));
+        }
+    }
+
+    fn pick(&self, chance: &mut Chance) -> Option<Access> {
+        let inner = self.inner.lock();
+        let running: Vec<&Access> = inner.access.iter().flatten().collect();
+        if running.is_empty() { None } else { Some(running[chance.below(running.len())].clone()) }
+    }
+
+    async fn use_it(self, user: u64, mut chance: Chance) {
+        let mut number = 0_u64;
+        while !self.inner.lock().stop {
+            tokio::time::sleep(Duration::from_millis(1 + chance.below(PAUSE_MAX) as u64)).await;
+            let Some(access) = self.pick(&mut chance) else { continue };
+            number += 1;
+            let key = chance.pick(&KEYS);
+            let asked = Instant::now();
+            let (what, told) = match chance.below(10) {
+                0..=4 => {
+                    let value = Bytes::from(format!("{user}-{number}"));
+                    let condition = match chance.below(4) {
+                        0 => {
+                            let rows =
+                                access.replica.load().kv_query(&KvQuery::Get { key: key.to_owned() }).rows;
+                            let KvRows::Entries(entries) = rows else { continue };
+                            Condition::ModifyIndex(entries.first().map_or(0, |entry| entry.modify_index))
+                        }
+                        _ => Condition::None,
+                    };
+                    let write = KvWrite { key: key.to_owned(), value, flags: 0, condition };
+                    write_it(&access, Some(key), Command::KvWrite(write)).await
+                }
+                5 => {
+                    // A number of its own makes the command one of its own: no key has so high an index.
+                    let modify_index = chance.one_in(3).then_some((1 << 40) + (user << 32) + number);
+                    let delete = KvDelete { key: key.to_owned(), recurse: false, modify_index };
+                    write_it(&access, Some(key), Command::KvDelete(delete)).await
+                }
+                6 => {
+                    let service = Service {
+                        id: format!("web-{}", chance.below(3)),
+                        name: "web".to_owned(),
+                        port: u16::try_from(number % 60_000).unwrap(),
+                        meta: BTreeMap::from([("by".to_owned(), format!("{user}-{number}"))]),
+                        ..Service::default()
+                    };
+                    let node = NodeRegistration {
+                        node: "elsewhere".to_owned(),
+                        address: "10.9.9.9".to_owned(),
+                        ..NodeRegistration::default()
+                    };
+                    let registration =
+                        Registration { node, service: Some(service), ..Registration::default() };
+                    write_it(&access, None, Command::Register(Box::new(registration))).await
+                }
+                _ => {
+                    let mode = chance.pick(&[ReadMode::Default, ReadMode::Consistent, ReadMode::Stale]);
+                    let query = KvQuery::Get { key: key.to_owned() };
+                    let read = tokio::select! {
+                        biased;
+                        () = access.gone.cancelled() => Err(NoLeader),
+                        read = access.consensus.kv_read(KvRead { query, mode, blocking: None }) => read,
+                    };
+                    let told = match read {
+                        Ok((answer, _)) => {
+                            let KvRows::Entries(entries) = answer.rows else { continue };
+                            Told::Value(entries.first().map(|entry| entry.value.clone()))
+                        }
+                        Err(_) => Told::Nothing,
+                    };
+                    (What::Read { key, mode }, told)
+                }
+            };
+            running::note((20, user, number, told.to_hash()));
+            let done = Done { asked, answered: Instant::now(), what, told };
+            self.inner.lock().done.push(done);
+        }
+    }
+
+    async fn watch(self, watcher: u64, mut chance: Chance) {
+        while !self.inner.lock().stop {
+            tokio::time::sleep(Duration::from_millis(1 + chance.below(20) as u64)).await;
+            let Some(access) = self.pick(&mut chance) else { continue };
+            let topic = match chance.below(if access.server { 4 } else { 2 }) {
+                0 => Topic::Service("web".into()),
+                1 => Topic::Nodes,
+                2 => Topic::KeyPrefix("a".into()),
+                _ => Topic::Key(chance.pick(&KEYS).into()),
+            };
+            for _ in 0..4 {
+                let (index, shown) = look(&access.replica.load(), &topic);
+                let waiting = Waiting {
+                    process: access.process,
+                    replica: access.replica.clone(),
+                    topic: topic.clone(),
+                    shown,
+                    since: Instant::now(),
+                };
+                self.inner.lock().waiting.insert(watcher, waiting);
+                let wait = Duration::from_millis(200 + chance.below(3000) as u64);
+                let read = |catalog: &Catalog| (look(catalog, &topic).0, ());
+                let waited = blocking(&access.replica, topic.clone(), index, wait, read);
+                let now = tokio::select! {
+                    biased;
+                    () = access.gone.cancelled() => None,
+                    (now, ()) = waited => Some(now),
+                };
+                self.inner.lock().waiting.remove(&watcher);
+                running::note((21, watcher, now));
+                if now.is_none() {
+                    break;
+                }
+            }
+        }
+    }
+
+    /// Nobody waits for a change that is there.
+    pub(super) async fn check_watchers(&self) {
+        let late = |inner: &Inner| -> Vec<(u64, Instant)> {
+            let waiting = inner
+                .waiting
+                .iter()
+                .filter(|(_, waiting)| look(&waiting.replica.load(), &waiting.topic).1 != waiting.shown);
+            waiting.map(|(watcher, waiting)| (*watcher, waiting.since)).collect()
+        };
+        let suspected = late(&self.inner.lock());
+        if suspected.is_empty() {
+            return;
+        }
+        // The change may be of this very moment.
+        tokio::time::sleep(Duration::from_millis(2)).await;
+        let inner = self.inner.lock();
+        for one in late(&inner) {
+            let waiting = &inner.waiting[&one.0];
+            let shown = waiting.process;
+            assert!(
+                !suspected.contains(&one),
+                "a watcher of {:?} at process {shown} missed a change",
+                waiting.topic
+            );
+        }
+    }
+
+    /// Compares everything that anybody was told with what is true.
+    pub(super) fn check(&self, truth: &Truth) {
+        let inner = self.inner.lock();
+        let indexes = truth.indexes_of();
+        let mut repeated: BTreeMap<&Bytes, usize> = BTreeMap::new();
+        for done in &inner.done {
+            if let What::Write { command, .. } = &done.what {
+                let times = repeated.entry(command).or_default();
+                *times += usize::from(!matches!(done.told, Told::Refused));
+            }
+        }
+        for done in &inner.done {
+            let What::Write { command, .. } = &done.what else { continue };
+            let found = indexes.get(command).map_or(0, Vec::len);
+            match done.told {
+                Told::Written(_) => assert!(found >= 1, "an acknowledged write is lost: {done:?}"),
+                Told::Refused if repeated[command] == 0 => {
+                    assert_eq!(found, 0, "a write that was said to be not done was done: {done:?}");
+                }
+                _ => {}
+            }
+            assert!(found <= repeated[command], "a write was done more than once: {done:?}");
+        }
+        for key in KEYS {
+            check_key(&inner.done, key, truth, &indexes);
+        }
+    }
+}
+
+/// A fresh read shows what was there at some moment since it was asked, as far as anybody can tell.
+fn check_key(done: &[Done], key: &str, truth: &Truth, indexes: &BTreeMap<Bytes, Vec<u64>>) {
+    let values = truth.values_of(key);
+    // When which index of the key was known to somebody.
+    let mut known: Vec<(Instant, u64)> = Vec::new();
+    for one in done {
+        if let (What::Write { key: Some(of), command }, Told::Written(_)) = (&one.what, &one.told)
+            && *of == key
+            && let Some([index]) = indexes.get(command).map(Vec::as_slice)
+        {
+            known.push((one.answered, *index));
+        }
+    }
+    for one in done {
+        let (What::Read { key: of, mode }, Told::Value(value)) = (&one.what, &one.told) else { continue };
+        if *of != key {
+            continue;
+        }
+        let floor =
+            known.iter().filter(|(at, _)| *at < one.asked).map(|(_, index)| *index).max().unwrap_or(0);
+        let mut ends = values.iter().skip(1).map(|(since, _)| *since).chain([u64::MAX]);
+        let fresh = values.iter().any(|(_, was)| {
+            let end = ends.next().unwrap_or(u64::MAX);
+            was == value && (end > floor || *mode == ReadMode::Stale)
+        });
+        assert!(fresh, "a read shows what was not there (or no longer, at index {floor}): {one:?}");
+    }
+}
+
+impl Told {
+    fn to_hash(&self) -> (u8, Option<&[u8]>) {
+        match self {
+            Self::Written(done) => (u8::from(*done), None),
+            Self::Refused => (2, None),
+            Self::Uncertain => (3, None),
+            Self::Value(value) => (4, value.as_deref()),
+            Self::Nothing => (5, None),
+        }
+    }
+}
+
+async fn write_it(access: &Access, key: Option<&'static str>, command: Command) -> (What, Told) {
+    let bytes = encode(&command).expect("a command");
+    let proposed = tokio::select! {
+        biased;
+        () = access.gone.cancelled() => Err(ProposeError::Uncertain("the agent is gone".to_owned())),
+        proposed = access.consensus.propose(command) => proposed,
+    };
+    let told = match proposed {
+        Ok(Reply::Done) => Told::Written(true),
+        Ok(Reply::Bool(done)) => Told::Written(done),
+        Err(ProposeError::Rejected(_)) => Told::Written(false),
+        Err(ProposeError::NoLeader(_) | ProposeError::Unavailable(_)) => Told::Refused,
+        Err(ProposeError::Uncertain(_)) => Told::Uncertain,
+    };
+    (What::Write { key, command: bytes }, told)
+}
+
+/// The index that a query of the topic waits on, and what it shows.
+fn look(catalog: &Catalog, topic: &Topic) -> (u64, String) {
+    let of = |query: KvQuery| {
+        let answer = catalog.kv_query(&query);
+        (answer.index, format!("{:?}", answer.rows))
+    };
+    match topic {
+        Topic::Service(name) => (
+            catalog.service_index(name),
+            format!("{:?}", catalog.instances(name).map(|one| one.service.modify_index).collect::<Vec<_>>()),
+        ),
+        Topic::Key(key) => of(KvQuery::Get { key: key.to_string() }),
+        Topic::KeyPrefix(prefix) => of(KvQuery::List { prefix: prefix.to_string() }),
+        _ => (
+            catalog.nodes_index(),
+            format!("{:?}", catalog.nodes().map(|row| row.node.modify_index).collect::<Vec<_>>()),
+        ),
+    }
+}

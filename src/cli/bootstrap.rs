@@ -1,0 +1,263 @@
+//! `corediscover bootstrap`: meets the other machines, then runs the agent as what was decided.
+
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use anyhow::{Context as _, bail};
+
+use super::local_agent::LocalAgent;
+use super::{EXIT_FINE, Output, Usage, block_on, logging, signals};
+use crate::agent::config::Fragment;
+use crate::bootstrap::version::Space;
+use crate::bootstrap::{self, Api, CLAIM_TTL, ClaimStore, Embedded, Etcd, Settings, Tls, keys};
+use crate::hint::fault;
+use crate::host::{interfaces, machine_id};
+use crate::model::election::birth::Patience;
+use crate::model::names::MachineId;
+use crate::tasks::Tasks;
+
+/// More first servers than this make every write slower and nothing safer; others can join later.
+const EXPECT_MAX: usize = 9;
+/// etcd's port for clients, where a URL names none.
+const ETCD_PORT: u16 = 2379;
+
+/// Arguments of `bootstrap`.
+#[derive(clap::Args)]
+#[command(group(clap::ArgGroup::new("store").required(true)), group(clap::ArgGroup::new("id").required(true)))]
+pub(crate) struct Args {
+    /// Where etcd answers; several URLs are separated by commas.
+    #[arg(long, value_name = "URL", value_delimiter = ',', group = "store")]
+    etcd: Vec<String>,
+    /// Which of etcd's APIs to use; `auto`: v3, or v2 where etcd's version is below 3.0. The same for all machines.
+    #[arg(long, value_name = "v2|v3|auto", value_enum, default_value = "auto", hide_possible_values = true)]
+    etcd_api: EtcdApi,
+    /// The authority that signed etcd's certificate (PEM).
+    #[arg(long, value_name = "FILE", requires = "etcd")]
+    etcd_ca: Option<PathBuf>,
+    /// Our certificate for etcd (PEM).
+    #[arg(long, value_name = "FILE", requires = "etcd_key")]
+    etcd_cert: Option<PathBuf>,
+    /// The key of our certificate (PEM).
+    #[arg(long, value_name = "FILE", requires = "etcd_cert")]
+    etcd_key: Option<PathBuf>,
+    /// Meet in this file instead: all machines of the cluster are processes of this machine.
+    #[arg(long, value_name = "FILE", group = "store")]
+    embedded: Option<PathBuf>,
+    /// Where in etcd the machines meet.
+    #[arg(long, value_name = "PREFIX", default_value = keys::DEFAULT_PREFIX)]
+    prefix: String,
+    /// This machine's id.
+    #[arg(long, value_name = "ID", group = "id")]
+    machine_id: Option<MachineId>,
+    /// The file that holds this machine's id, as /etc/machine-id does.
+    #[arg(long, value_name = "FILE", group = "id")]
+    machine_id_file: Option<PathBuf>,
+    /// The address at which the other machines reach this one; `auto`: the one towards the default route.
+    #[arg(long, value_name = "ADDR|auto")]
+    advertise: String,
+    /// How many machines become the first servers: 3 or 5.
+    #[arg(long, value_name = "N")]
+    expect: usize,
+    /// Where the machine keeps its state.
+    #[arg(long, value_name = "DIR")]
+    data_dir: PathBuf,
+    /// Flags for the agent, after `--`.
+    #[arg(last = true, value_name = "AGENT FLAGS")]
+    agent_flags: Vec<String>,
+}
+
+/// The value of `--etcd-api`.
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+enum EtcdApi {
+    V2,
+    V3,
+    Auto,
+}
+
+impl From<EtcdApi> for Api {
+    fn from(api: EtcdApi) -> Self {
+        match api {
+            EtcdApi::V2 => Self::Only(Space::V2),
+            EtcdApi::V3 => Self::Only(Space::V3),
+            EtcdApi::Auto => Self::Auto,
+        }
+    }
+}
+
+/// Runs the command.
+pub(crate) fn run(args: Args, _output: &mut Output) -> anyhow::Result<u8> {
+    let address = advertised(&args.advertise)?;
+    let decided = Fragment {
+        data_dir: Some(args.data_dir.clone()),
+        advertise_addr: Some(address.to_string()),
+        ..Fragment::default()
+    };
+    let runner = LocalAgent::new(&args.agent_flags, decided)
+        .map_err(|error| error.context(Usage("bootstrap cannot start like this")))?;
+    logging::start(&runner.settings().log_level)?;
+    let settings = settings(&args, address, runner.settings().node_name.clone())?;
+    let store = store(&args)?;
+    block_on(async move {
+        let stop_request = signals::stop_request()?;
+        let tasks = Tasks::default();
+        let spawner = tasks.spawner();
+        let stop = tasks.stop_token();
+        tasks.start("bootstrap", async move {
+            let ended = bootstrap::run(settings, store, Arc::new(runner), &spawner).await;
+            if ended.is_ok() {
+                // The agent has left the cluster because somebody told it to: that is a fine end.
+                stop.cancel();
+            }
+            ended
+        });
+        tasks
+            .run_until(async move {
+                stop_request.await;
+            })
+            .await
+    })?;
+    Ok(EXIT_FINE)
+}
+
+fn settings(args: &Args, address: IpAddr, name: String) -> anyhow::Result<Settings> {
+    let machine_id = match (&args.machine_id, &args.machine_id_file) {
+        (Some(machine_id), _) => machine_id.clone(),
+        (None, Some(file)) => machine_id::read(file)?,
+        (None, None) => bail!("no machine-id was given"),
+    };
+    if !(1..=EXPECT_MAX).contains(&args.expect) {
+        return Err(usage(
+            format!("--expect {} is not between 1 and {EXPECT_MAX}", args.expect),
+            "3 first servers survive the loss of one, 5 of two",
+        ));
+    }
+    if args.expect.is_multiple_of(2) {
+        tracing::warn!(
+            "--expect {} survives no more failures than {}: odd numbers are better",
+            args.expect,
+            args.expect - 1
+        );
+    }
+    Ok(Settings {
+        machine_id,
+        address: address.to_string(),
+        name,
+        expect: args.expect,
+        data_dir: args.data_dir.clone(),
+        patience: Patience::default(),
+    })
+}
+
+fn advertised(text: &str) -> anyhow::Result<IpAddr> {
+    if text == "auto" {
+        return interfaces::default_route_address();
+    }
+    match text.parse::<IpAddr>() {
+        Ok(address) if !address.is_unspecified() && !address.is_multicast() => Ok(address),
+        _ => Err(usage(
+            format!("--advertise {text} is not an address that other machines can reach"),
+            "give an IP address of this machine, or `auto`",
+        )),
+    }
+}
+
+fn store(args: &Args) -> anyhow::Result<Arc<dyn ClaimStore>> {
+    if let Some(file) = &args.embedded {
+        // All processes of the machine share its wall clock.
+        let clock = || SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or(Duration::ZERO);
+        return Ok(Arc::new(Embedded::in_file(file, Arc::new(clock), CLAIM_TTL).store()));
+    }
+    if !args.prefix.starts_with('/') || args.prefix.trim_end_matches('/').is_empty() {
+        return Err(usage(
+            format!("--prefix {} is not a path of keys", args.prefix),
+            format!("give one like `{}`", keys::DEFAULT_PREFIX),
+        ));
+    }
+    let endpoints: Vec<String> = args.etcd.iter().map(|url| endpoint(url)).collect::<anyhow::Result<_>>()?;
+    let encrypted = endpoints.iter().filter(|url| url.starts_with("https://")).count();
+    if encrypted != 0 && encrypted != endpoints.len() {
+        return Err(usage("--etcd mixes http and https", "give all URLs with the same scheme"));
+    }
+    let tls = match &args.etcd_ca {
+        Some(authority) if encrypted > 0 => Some(Tls {
+            authority: read_pem(authority)?,
+            identity: match (&args.etcd_cert, &args.etcd_key) {
+                (Some(certificate), Some(key)) => Some((read_pem(certificate)?, read_pem(key)?)),
+                _ => None,
+            },
+        }),
+        Some(_) => return Err(usage("--etcd-ca is for https", "write the URLs of --etcd with https://")),
+        None if encrypted > 0 => {
+            return Err(usage(
+                "--etcd with https needs the authority that signed etcd's certificate",
+                "give its PEM file with --etcd-ca",
+            ));
+        }
+        None if args.etcd_cert.is_some() => {
+            return Err(usage("--etcd-cert is for https", "write the URLs of --etcd with https://"));
+        }
+        None => None,
+    };
+    Ok(Arc::new(Etcd::new(endpoints, &args.prefix, tls, CLAIM_TTL, args.etcd_api.into())?))
+}
+
+/// A URL with a scheme, a host and a port, and nothing else.
+fn endpoint(url: &str) -> anyhow::Result<String> {
+    let parsed = url.split_once("://").and_then(|(scheme, rest)| {
+        let host = rest.trim_end_matches('/');
+        let fits = matches!(scheme, "http" | "https")
+            && !host.is_empty()
+            && !host.contains(['/', '@', '?', '#', ' ']);
+        fits.then_some((scheme, host))
+    });
+    let Some((scheme, host)) = parsed else {
+        return Err(usage(
+            format!("`{url}` is not a URL of etcd"),
+            "write it like `http://10.0.0.1:2379`; separate several by commas",
+        ));
+    };
+    let port = host.rsplit_once(':').filter(|(_, port)| !port.ends_with(']')).map(|(_, port)| port);
+    match port {
+        None => Ok(format!("{scheme}://{host}:{ETCD_PORT}")),
+        Some(port) if port.parse::<u16>().is_ok_and(|port| port > 0) => Ok(format!("{scheme}://{host}")),
+        Some(port) => Err(usage(
+            format!("`{url}` has no port `{port}`"),
+            "a port is a number between 1 and 65535; etcd's is 2379",
+        )),
+    }
+}
+
+fn read_pem(path: &Path) -> anyhow::Result<Vec<u8>> {
+    std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))
+}
+
+fn usage(message: impl std::fmt::Display, advice: impl std::fmt::Display) -> anyhow::Error {
+    fault(message, advice).context(Usage("bootstrap cannot start like this"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{advertised, endpoint};
+
+    #[test]
+    fn an_endpoint_is_a_url_with_a_port() {
+        assert_eq!(endpoint("http://10.0.0.1:2379/").unwrap(), "http://10.0.0.1:2379");
+        assert_eq!(endpoint("https://etcd.example").unwrap(), "https://etcd.example:2379");
+        assert_eq!(endpoint("http://[::1]").unwrap(), "http://[::1]:2379");
+        assert_eq!(endpoint("http://[::1]:4001").unwrap(), "http://[::1]:4001");
+        for bad in ["10.0.0.1:2379", "ftp://a", "http://", "http://a/b", "http://a:0", "http://u:p@a", ""] {
+            assert!(endpoint(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn an_advertised_address_can_be_reached() {
+        assert_eq!(advertised("10.0.0.1").unwrap().to_string(), "10.0.0.1");
+        assert_eq!(advertised("fd00::1").unwrap().to_string(), "fd00::1");
+        for bad in ["0.0.0.0", "::", "224.0.0.1", "example.com", ""] {
+            assert!(advertised(bad).is_err(), "{bad}");
+        }
+    }
+}

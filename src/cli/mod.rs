@@ -1,0 +1,152 @@
+//! The command line: one file per command, `output.rs` the only place that prints.
+//!
+//! Exit codes: 0 fine, 1 failed, 2 usage. Consul's flags work with one dash or two ([`arguments`]).
+
+mod agent;
+mod arguments;
+mod bootstrap;
+mod catalog;
+mod cloud_config;
+mod cmd_run;
+mod connection;
+mod force_leave;
+mod info;
+mod join;
+mod kv;
+mod leave;
+mod local_agent;
+mod logging;
+mod members;
+mod operator;
+mod output;
+mod registrator;
+mod signals;
+mod status;
+mod table;
+mod units;
+mod up;
+mod version;
+
+use std::ffi::OsString;
+use std::future::Future;
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+use clap::{Parser, Subcommand};
+
+pub(crate) use output::Output;
+
+/// Everything went well.
+pub(crate) const EXIT_FINE: u8 = 0;
+/// The command could not do what was asked.
+pub(crate) const EXIT_FAILED: u8 = 1;
+/// The command was not understood.
+pub(crate) const EXIT_USAGE: u8 = 2;
+
+/// One static binary that turns blank machines into one self-healing discovery cluster.
+#[derive(Parser)]
+#[command(name = "corediscover", disable_version_flag = true, arg_required_else_help = true)]
+struct CommandLine {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Print user-data for blank machines with `CoreOS`: `corediscover cloud-config > user-data`.
+    CloudConfig(cloud_config::Args),
+    /// Write the unit files, global for fleet or plain for systemd, into a folder.
+    Units(units::Args),
+    /// Print the docker command that starts an agent container: `$(… cmd:run 10.0.0.1 -d)`.
+    #[command(name = "cmd:run")]
+    CmdRun(cmd_run::Args),
+    /// Meet the other machines in etcd, find this machine's role, run the agent with it.
+    Bootstrap(bootstrap::Args),
+    /// Run the discovery agent.
+    Agent(Box<agent::Args>),
+    /// Register what Docker runs, with no change to the containers.
+    Registrator(registrator::Args),
+    /// Run a whole cluster of machines on loopback, for a look or a test.
+    Up(up::Args),
+    /// List the members of the cluster.
+    Members(members::Args),
+    /// Make the agent join a cluster.
+    Join(join::Args),
+    /// Make the agent leave the cluster gracefully, and end.
+    Leave(leave::Args),
+    /// Turn a failed member into one that has left.
+    ForceLeave(force_leave::Args),
+    /// Print what the agent knows about itself.
+    Info(info::Args),
+    /// Read and write keys.
+    Kv(kv::Args),
+    /// List datacenters, nodes and services.
+    Catalog(catalog::Args),
+    /// See and change the servers: raft, autopilot, how many.
+    Operator(operator::Args),
+    /// Show the cluster on one screen.
+    Status(status::Args),
+    /// Print the version.
+    Version(version::Args),
+}
+
+/// Runs the command line `args` (the program's name first).
+pub fn main(args: Vec<OsString>) -> ExitCode {
+    let mut output = Output::standard();
+    let args = match arguments::normalise(args) {
+        Ok(args) => args,
+        Err(error) => return output.failure(&error, EXIT_USAGE),
+    };
+    let command = match CommandLine::try_parse_from(args) {
+        Ok(line) => line.command,
+        Err(error) => return output.usage(&error),
+    };
+    match run(command, &mut output) {
+        Ok(code) => ExitCode::from(code),
+        Err(error) => {
+            let code = error.downcast_ref::<Usage>().map_or(EXIT_FAILED, |_| EXIT_USAGE);
+            output.failure(&error, code)
+        }
+    }
+}
+
+fn run(command: Command, output: &mut Output) -> anyhow::Result<u8> {
+    match command {
+        Command::CloudConfig(args) => cloud_config::run(args, output),
+        Command::Units(args) => units::run(args, output),
+        Command::CmdRun(args) => cmd_run::run(args, output),
+        Command::Bootstrap(args) => bootstrap::run(args, output),
+        Command::Agent(args) => agent::run(*args, output),
+        Command::Registrator(args) => registrator::run(args, output),
+        Command::Up(args) => up::run(args, output),
+        Command::Members(args) => members::run(args, output),
+        Command::Join(args) => join::run(args, output),
+        Command::Leave(args) => leave::run(args, output),
+        Command::ForceLeave(args) => force_leave::run(args, output),
+        Command::Info(args) => info::run(args, output),
+        Command::Kv(args) => kv::run(args, output),
+        Command::Catalog(args) => catalog::run(args, output),
+        Command::Operator(args) => operator::run(args, output),
+        Command::Status(args) => status::run(args, output),
+        Command::Version(args) => version::run(args, output),
+    }
+}
+
+/// A context layer that turns a failure into a usage error (exit code 2).
+#[derive(Debug)]
+pub(crate) struct Usage(pub(crate) &'static str);
+
+impl std::fmt::Display for Usage {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.0)
+    }
+}
+
+/// Runs a command that waits for the network.
+pub(crate) fn block_on<T>(future: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+    tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .context("cannot start the runtime's threads")?
+        .block_on(future)
+}

@@ -1,0 +1,325 @@
+//! The rules for unit files, as systemd and fleet read them.
+
+use super::{Finding, LINE_BYTES_LIMIT, Rule, is_temporary, opens_docker};
+
+/// All keys that fleet knows without a warning.
+const FLEET_KEYS: [&str; 6] =
+    ["MachineID", "MachineOf", "MachineMetadata", "Conflicts", "Global", "Replaces"];
+/// Pairs that fleet, or a version of it, refuses in one unit.
+const FLEET_PAIRS: [(&str, &str); 8] = [
+    ("Global", "Conflicts"),
+    ("Global", "MachineOf"),
+    ("Global", "MachineID"),
+    ("Global", "Replaces"),
+    ("MachineID", "MachineOf"),
+    ("MachineID", "Conflicts"),
+    ("MachineID", "Replaces"),
+    ("Conflicts", "Replaces"),
+];
+/// What `/etc/environment` is asked for; coreos-cloudinit leaves them empty when it does not know.
+const ADDRESS_VARIABLES: [&str; 4] =
+    ["COREOS_PRIVATE_IPV4", "COREOS_PUBLIC_IPV4", "COREOS_PRIVATE_IPV6", "COREOS_PUBLIC_IPV6"];
+
+struct Entry {
+    line: usize,
+    section: String,
+    key: String,
+    value: String,
+}
+
+/// Checks a unit file, or a drop-in of one. An empty list: nothing to change.
+pub fn unit(text: &str) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    let entries = parse(text, &mut findings);
+    check_fleet(&entries, &mut findings);
+    for entry in &entries {
+        check_value(entry, &mut findings);
+    }
+    check_addresses(&entries, &mut findings);
+    check_downloads(&entries, &mut findings);
+    findings.sort_by_key(|finding| finding.line);
+    findings
+}
+
+fn parse(text: &str, findings: &mut Vec<Finding>) -> Vec<Entry> {
+    let mut entries: Vec<Entry> = Vec::new();
+    let mut section: Option<String> = None;
+    let mut continues = false;
+    for (number, line) in (1..).zip(text.lines()) {
+        if line.len() >= LINE_BYTES_LIMIT {
+            findings.push(Finding::new(
+                number,
+                Rule::LineTooLong,
+                format!(
+                    "the line has {} bytes; fleet refuses {LINE_BYTES_LIMIT}: continue it with \\",
+                    line.len()
+                ),
+            ));
+        }
+        let trimmed = line.trim();
+        let is_comment = trimmed.starts_with(['#', ';']);
+        if continues {
+            if is_comment {
+                findings.push(Finding::new(
+                    number,
+                    Rule::CommentInContinuation,
+                    "a comment inside a continued line breaks fleet's parser: put it above the option",
+                ));
+                continue;
+            }
+            if let Some(entry) = entries.last_mut() {
+                entry.value.push(' ');
+                entry.value.push_str(trimmed.trim_end_matches('\\').trim_end());
+            }
+            continues = trimmed.ends_with('\\');
+            continue;
+        }
+        if trimmed.is_empty() || is_comment {
+            continue;
+        }
+        if let Some(rest) = trimmed.strip_prefix('[') {
+            match rest.split_once(']') {
+                Some((name, "")) => section = Some(name.to_owned()),
+                Some((name, _)) => {
+                    section = Some(name.to_owned());
+                    findings.push(Finding::new(number, Rule::NotAnOption, "text follows the section's name"));
+                }
+                None => {
+                    findings.push(Finding::new(number, Rule::NotAnOption, "the section's name has no `]`"));
+                }
+            }
+            continue;
+        }
+        let Some((key, value)) = trimmed.split_once('=') else {
+            findings.push(Finding::new(
+                number,
+                Rule::NotAnOption,
+                format!("`{trimmed}` is no option: `Key=value`"),
+            ));
+            continue;
+        };
+        if section.is_none() {
+            findings.push(Finding::new(
+                number,
+                Rule::OptionBeforeSection,
+                format!("`{key}` stands before the first section, where it is dropped in silence"),
+            ));
+        }
+        continues = value.ends_with('\\');
+        entries.push(Entry {
+            line: number,
+            section: section.clone().unwrap_or_default(),
+            key: key.trim().to_owned(),
+            value: value.trim_end_matches('\\').trim().to_owned(),
+        });
+    }
+    entries
+}
+
+fn check_fleet(entries: &[Entry], findings: &mut Vec<Finding>) {
+    let is_true =
+        |value: &str| ["true", "yes", "1", "on", "t"].iter().any(|word| value.eq_ignore_ascii_case(word));
+    let fleet: Vec<&Entry> = entries.iter().filter(|entry| entry.section == "X-Fleet").collect();
+    for entry in &fleet {
+        if !FLEET_KEYS.contains(&entry.key.as_str()) {
+            findings.push(Finding::new(
+                entry.line,
+                Rule::FleetKey,
+                format!("`{}` is unknown to fleet: it knows {}", entry.key, FLEET_KEYS.join(", ")),
+            ));
+        }
+    }
+    let find = |key: &str| {
+        fleet.iter().rfind(|entry| entry.key == key && (key != "Global" || is_true(&entry.value)))
+    };
+    for (one, other) in FLEET_PAIRS {
+        if let (Some(_), Some(entry)) = (find(one), find(other)) {
+            findings.push(Finding::new(
+                entry.line,
+                Rule::FleetCombination,
+                format!("`{one}` and `{other}` exclude each other in fleet"),
+            ));
+        }
+    }
+    if !fleet.is_empty()
+        && let Some(entry) = entries.iter().find(|entry| entry.section == "Install")
+    {
+        findings.push(Finding::new(
+            entry.line,
+            Rule::FleetInstall,
+            "fleet 1.0 enables [Install] of its units, older versions do not: leave it out, fleet starts the unit",
+        ));
+    }
+}
+
+fn check_value(entry: &Entry, findings: &mut Vec<Finding>) {
+    let mut find = |rule, reason: &str| findings.push(Finding::new(entry.line, rule, reason));
+    let value = entry.value.as_str();
+    if opens_docker(value) || (entry.key == "ListenStream" && value == "2375") {
+        find(Rule::DockerOnTcp, "whoever reaches port 2375 owns the machine: use the socket, or TLS on 2376");
+    }
+    if !entry.key.starts_with("Exec") {
+        return;
+    }
+    if words(value).any(is_temporary) {
+        find(
+            Rule::TemporaryScript,
+            "a folder for temporary files is emptied at boot: use /opt/bin or /var/lib",
+        );
+    }
+    let is_loop = words(value).any(|word| word == "until" || word == "while");
+    if !is_loop && words(value).any(|word| word == "sleep" || word.ends_with("/sleep")) {
+        find(Rule::Sleep, "`sleep` waits for a time: poll for what is awaited, `until …; do sleep 1; done`");
+    }
+    if entry.key == "ExecStartPre" && !value.starts_with('-') {
+        let words: Vec<&str> = words(value).collect();
+        let cleans = words
+            .windows(2)
+            .any(|pair| pair[0].ends_with("docker") && ["kill", "rm", "stop"].contains(&pair[1]));
+        if cleans {
+            find(Rule::CleanupMustNotFail, "there may be nothing to clean up: begin with `ExecStartPre=-`");
+        }
+    }
+    for port in [":53/udp", ":8600/udp"] {
+        let published = words(value).filter(|word| word.contains(':') && word.ends_with(port));
+        let lacks_tcp = published
+            .filter_map(|word| word.strip_suffix("/udp"))
+            .any(|tcp| !words(value).any(|word| word == tcp || word.strip_suffix("/tcp") == Some(tcp)));
+        if lacks_tcp {
+            find(Rule::DnsOnlyUdp, "long DNS answers need TCP: publish the port without /udp as well");
+        }
+    }
+}
+
+/// The parts of a command between blanks, quotes and what a shell separates commands by.
+fn words(value: &str) -> impl Iterator<Item = &str> {
+    value
+        .split(|character: char| character.is_whitespace() || "'\";|&()<>=".contains(character))
+        .filter(|word| !word.is_empty())
+        .map(|word| word.trim_start_matches(['-', '@', '!', '+']))
+}
+
+fn check_addresses(entries: &[Entry], findings: &mut Vec<Finding>) {
+    let is_loaded = entries
+        .iter()
+        .any(|entry| entry.key == "EnvironmentFile" && entry.value.ends_with("/etc/environment"));
+    for variable in ADDRESS_VARIABLES {
+        let is_checked = entries.iter().any(|entry| {
+            entry.key == "ExecStartPre"
+                && !entry.value.starts_with('-')
+                && entry.value.contains(variable)
+                && entry.value.contains("exit 1")
+        });
+        let user = entries.iter().find(|entry| entry.value.contains(variable));
+        if let Some(user) = user.filter(|_| !(is_loaded && is_checked)) {
+            findings.push(Finding::new(
+                user.line,
+                Rule::AddressUnchecked,
+                format!(
+                    "{variable} may be empty: load EnvironmentFile=/etc/environment, and end an ExecStartPre with exit 1 if it is"
+                ),
+            ));
+        }
+    }
+}
+
+fn check_downloads(entries: &[Entry], findings: &mut Vec<Finding>) {
+    let is_unlimited = entries
+        .iter()
+        .any(|entry| entry.key == "TimeoutStartSec" && ["0", "infinity"].contains(&entry.value.as_str()));
+    if is_unlimited {
+        return;
+    }
+    let download = entries.iter().find(|entry| {
+        let words: Vec<&str> = words(&entry.value).collect();
+        entry.key.starts_with("ExecStart")
+            && (words.windows(2).any(|pair| pair[0].ends_with("docker") && pair[1] == "pull")
+                || words
+                    .iter()
+                    .any(|word| ["curl", "wget"].iter().any(|tool| word.rsplit('/').next() == Some(tool))))
+    });
+    if let Some(entry) = download {
+        findings.push(Finding::new(
+            entry.line,
+            Rule::DownloadTimeout,
+            "a download may take longer than systemd waits: set TimeoutStartSec=0",
+        ));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::unit;
+    use crate::model::provision::lint::Rule;
+
+    /// `text` has exactly one finding, of `rule`, in `line`.
+    #[track_caller]
+    fn check(rule: Rule, line: usize, text: &str) {
+        let found: Vec<_> = unit(text).into_iter().map(|finding| (finding.line, finding.rule)).collect();
+        assert_eq!(found, [(line, rule)], "{text}");
+    }
+
+    #[track_caller]
+    fn clean(text: &str) {
+        assert_eq!(unit(text), [], "{text}");
+    }
+
+    #[test]
+    fn lines_that_fleets_parser_refuses_or_drops_are_found() {
+        check(Rule::LineTooLong, 2, &format!("[Service]\nExecStart=/a {}\n", "b".repeat(2048 - 13)));
+        clean(&format!("[Service]\nExecStart=/a {}\n", "b".repeat(2047 - 13)));
+        check(Rule::CommentInContinuation, 3, "[Service]\nExecStart=/a \\\n# why\n  b\n");
+        check(Rule::OptionBeforeSection, 1, "Description=x\n[Unit]\n");
+        check(Rule::NotAnOption, 2, "[Unit]\nDescription\n");
+        check(Rule::NotAnOption, 1, "[Unit] x\n");
+        check(Rule::NotAnOption, 1, "[Unit\n");
+        clean("# a\n; b\n\n[Service]\nExecStart=/a \\\n  --b \\\n  c=d\nRestart=always\n");
+    }
+
+    #[test]
+    fn keys_that_fleet_does_not_know_or_refuses_together_are_found() {
+        check(Rule::FleetKey, 2, "[X-Fleet]\nX-Conflicts=a\n");
+        for key in ["Conflicts", "MachineOf", "MachineID", "Replaces"] {
+            check(Rule::FleetCombination, 3, &format!("[X-Fleet]\nGlobal=true\n{key}=a\n"));
+            clean(&format!("[X-Fleet]\nGlobal=false\n{key}=a\n"));
+        }
+        check(Rule::FleetCombination, 2, "[X-Fleet]\nMachineOf=a\nMachineID=b\n");
+        check(Rule::FleetInstall, 2, "[Install]\nWantedBy=a\n[X-Fleet]\nGlobal=1\n");
+        clean("[X-Fleet]\nGlobal=true\nMachineMetadata=a=b\n");
+    }
+
+    #[test]
+    fn commands_that_go_wrong_on_real_machines_are_found() {
+        check(Rule::TemporaryScript, 2, "[Service]\nExecStart=/tmp/start_consul.sh %i\n");
+        check(Rule::TemporaryScript, 2, "[Service]\nExecStart=/bin/sh '/var/tmp/a'\n");
+        clean(
+            "[Service]\nExecStart=/usr/bin/docker run -v /var/run/docker.sock:/tmp/docker.sock registrator\n",
+        );
+        check(Rule::DockerOnTcp, 2, "[Service]\nExecStart=/a -H tcp://0.0.0.0:2375\n");
+        check(Rule::DockerOnTcp, 2, "[Socket]\nListenStream=2375\n");
+        check(Rule::Sleep, 2, "[Service]\nExecStartPost=/bin/sleep 1\n");
+        clean("[Service]\nExecStartPost=/bin/sh -c 'until test -e /run/a; do sleep 1; done'\n");
+        check(Rule::CleanupMustNotFail, 2, "[Service]\nExecStartPre=/usr/bin/docker rm consul\n");
+        clean("[Service]\nExecStartPre=-/usr/bin/docker rm consul\n");
+        check(Rule::DownloadTimeout, 2, "[Service]\nExecStartPre=/usr/bin/docker pull a\n");
+        check(Rule::DownloadTimeout, 2, "[Service]\nExecStart=/usr/bin/curl https://a.example\n");
+        clean("[Service]\nTimeoutStartSec=0\nExecStartPre=/usr/bin/docker pull a\n");
+    }
+
+    #[test]
+    fn dns_on_udp_alone_is_found() {
+        check(Rule::DnsOnlyUdp, 2, "[Service]\nExecStart=/a -p 172.17.0.1:53:53/udp\n");
+        check(Rule::DnsOnlyUdp, 2, "[Service]\nExecStart=/a -p 53:53/udp -p 53:8600/udp -p 53:53\n");
+        clean("[Service]\nExecStart=/a -p 172.17.0.1:53:53 -p 172.17.0.1:53:53/udp\n");
+    }
+
+    #[test]
+    fn addresses_that_may_be_empty_are_found() {
+        let uses = "[Service]\nExecStart=/a ${COREOS_PRIVATE_IPV4}\n";
+        check(Rule::AddressUnchecked, 2, uses);
+        check(Rule::AddressUnchecked, 2, &format!("{uses}EnvironmentFile=/etc/environment\n"));
+        clean(&format!(
+            "{uses}EnvironmentFile=/etc/environment\nExecStartPre=/bin/sh -c 'test -n \"$$COREOS_PRIVATE_IPV4\" || exit 1'\n"
+        ));
+    }
+}

@@ -1,0 +1,49 @@
+//! Fills the embedded templates. The only place that knows the template engine.
+
+use tera::{Context, Tera};
+
+/// The templates, by the name that includes use.
+const TEMPLATES: [(&str, &str); 7] = [
+    ("agent", include_str!("../../../templates/agent.service.tera")),
+    ("registrator", include_str!("../../../templates/registrator.service.tera")),
+    ("resolved", include_str!("../../../templates/resolved.service.tera")),
+    ("install", include_str!("../../../templates/install.service.tera")),
+    ("etcd2-checks", include_str!("../../../templates/etcd2-checks.conf.tera")),
+    ("cloud-config", include_str!("../../../templates/cloud-config.yaml.tera")),
+    ("hardening", include_str!("../../../templates/hardening.tera")),
+];
+
+/// A template and its values do not fit together: a mistake in this program, not of its user.
+#[derive(Debug, thiserror::Error)]
+#[error("the template {template} cannot be filled: {reason}")]
+pub struct RenderError {
+    template: &'static str,
+    reason: String,
+}
+
+/// Fills a template with `values`; the text ends with exactly one newline.
+///
+/// # Errors
+/// When the template names a value that is not there.
+pub fn render(template: &'static str, values: &impl serde::Serialize) -> Result<String, RenderError> {
+    let fill = || -> tera::TeraResult<String> {
+        let mut engine = Tera::new();
+        engine.add_raw_templates(TEMPLATES)?;
+        engine.render(template, &Context::from_serialize(values)?)
+    };
+    let mut text = fill().map_err(|error| RenderError { template, reason: error.to_string() })?;
+    text.truncate(text.trim_end().len());
+    text.push('\n');
+    Ok(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::render;
+
+    #[test]
+    fn a_missing_value_is_an_error_that_names_the_template() {
+        let error = render("agent", &serde_json::json!({})).unwrap_err().to_string();
+        assert!(error.contains("the template agent"), "{error}");
+    }
+}

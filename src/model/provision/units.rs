@@ -1,0 +1,240 @@
+//! The unit files of a machine: for systemd alone, or for fleet, which puts a copy on every machine.
+
+use std::net::SocketAddr;
+
+use serde::Serialize;
+
+use super::binary::{Binary, IMAGE_BINARY_PATH};
+use super::render::{RenderError, render};
+use super::resolved;
+use super::spec::{DnsPort, NodeSource, Spec};
+
+/// The agent's unit.
+pub const AGENT: &str = "corediscover-agent.service";
+/// The registrator's unit.
+pub const REGISTRATOR: &str = "corediscover-registrator.service";
+/// The unit that points the machine's resolver at the agent.
+pub const RESOLVED: &str = "corediscover-resolved.service";
+/// The unit that fetches the binary; only written when it has to be fetched.
+pub const INSTALL: &str = "corediscover-install.service";
+
+/// The agent's HTTP port.
+const HTTP_PORT: u16 = 8500;
+
+/// Who starts the units.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Manager {
+    /// systemd: `systemctl enable --now`.
+    Systemd,
+    /// fleet: one global unit, a copy on every machine that is there or comes.
+    Fleet,
+}
+
+impl Manager {
+    /// The last section of each unit. A global unit has no `[Install]`: fleet starts it, and some versions of fleet
+    /// would also enable it, so that it ran without fleet.
+    pub(super) fn ending(self) -> &'static str {
+        match self {
+            Self::Systemd => "[Install]\nWantedBy=multi-user.target",
+            Self::Fleet => "[X-Fleet]\nGlobal=true",
+        }
+    }
+}
+
+/// One unit file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UnitFile {
+    /// Its name.
+    pub name: &'static str,
+    /// Its text.
+    pub text: String,
+}
+
+#[derive(Serialize)]
+struct AgentValues<'a> {
+    binary: &'a str,
+    installs: bool,
+    variable: Option<&'static str>,
+    advertise: String,
+    etcd: String,
+    servers: u8,
+    agent_flags: String,
+    ending: &'a str,
+}
+
+#[derive(Serialize)]
+struct RegistratorValues<'a> {
+    binary: &'a str,
+    registry: String,
+    ending: &'a str,
+}
+
+#[derive(Serialize)]
+struct InstallValues<'a> {
+    binary: &'a str,
+    folder: &'a str,
+    file: &'a str,
+    url: Option<String>,
+    sha512: Option<&'a str>,
+    image: Option<&'a str>,
+    image_binary: &'a str,
+    ending: &'a str,
+}
+
+/// All unit files of `spec`, in the order in which they should start.
+///
+/// # Errors
+/// Never for a template of this program.
+pub fn unit_files(spec: &Spec, manager: Manager) -> Result<Vec<UnitFile>, RenderError> {
+    let mut files = Vec::new();
+    if let Some(text) = install(spec, manager)? {
+        files.push(UnitFile { name: INSTALL, text });
+    }
+    files.push(UnitFile { name: AGENT, text: agent(spec, manager)? });
+    files.push(UnitFile { name: REGISTRATOR, text: registrator(spec, manager)? });
+    files.push(UnitFile { name: RESOLVED, text: resolved::unit(spec, manager)? });
+    Ok(files)
+}
+
+fn agent(spec: &Spec, manager: Manager) -> Result<String, RenderError> {
+    let variable = spec.address.variable();
+    render(
+        "agent",
+        &AgentValues {
+            binary: spec.binary.path(),
+            installs: !matches!(spec.binary, Binary::Path(_)),
+            variable,
+            advertise: variable.map_or_else(|| "auto".to_owned(), |name| format!("${{{name}}}")),
+            etcd: spec.etcd.endpoints(),
+            servers: spec.servers.count(),
+            agent_flags: agent_flags(spec),
+            ending: manager.ending(),
+        },
+    )
+}
+
+/// What the agent must be told beside its role; its own defaults are left unsaid.
+fn agent_flags(spec: &Spec) -> String {
+    let mut flags = format!("-datacenter {}", spec.datacenter);
+    let mut add = |flag: &str| {
+        flags.push(' ');
+        flags.push_str(flag);
+    };
+    if spec.node == NodeSource::MachineId {
+        add("-node %m");
+    }
+    if !spec.domain.is_default() {
+        add(&format!("-domain {}", spec.domain.as_str()));
+    }
+    if spec.dns_port != DnsPort::default() {
+        add(&format!("-dns-port {}", spec.dns_port.number()));
+    }
+    if !spec.client.is_empty() {
+        let addresses: Vec<String> = spec.client.iter().map(ToString::to_string).collect();
+        add(&format!("-client \"{}\"", addresses.join(" ")));
+    }
+    flags
+}
+
+fn registrator(spec: &Spec, manager: Manager) -> Result<String, RenderError> {
+    let registry = format!("consul://{}", SocketAddr::new(spec.agent_address(), HTTP_PORT));
+    render(
+        "registrator",
+        &RegistratorValues { binary: spec.binary.path(), registry, ending: manager.ending() },
+    )
+}
+
+fn install(spec: &Spec, manager: Manager) -> Result<Option<String>, RenderError> {
+    let (url, sha512, image) = match &spec.binary {
+        Binary::Path(_) => return Ok(None),
+        // systemd reads `%` as the start of a specifier.
+        Binary::Download { url, sha512 } => {
+            (Some(url.as_str().replace('%', "%%")), Some(sha512.as_str()), None)
+        }
+        Binary::Image(name) => (None, None, Some(name.as_str())),
+    };
+    let binary = spec.binary.path();
+    let (folder, file) = binary.rsplit_once('/').unwrap_or(("", binary));
+    render(
+        "install",
+        &InstallValues {
+            binary,
+            folder,
+            file,
+            url,
+            sha512,
+            image,
+            image_binary: IMAGE_BINARY_PATH,
+            ending: manager.ending(),
+        },
+    )
+    .map(Some)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Manager, UnitFile, unit_files};
+    use crate::model::provision::Spec;
+    use crate::model::provision::spec::{AddressSource, NodeSource};
+
+    fn text(spec: &Spec, manager: Manager, name: &str) -> String {
+        let files = unit_files(spec, manager).unwrap();
+        files.into_iter().find(|file| file.name == name).unwrap().text
+    }
+
+    #[test]
+    fn the_agent_gets_the_options_that_differ_from_its_defaults() {
+        let spec = Spec {
+            servers: "5".parse().unwrap(),
+            datacenter: "ams".parse().unwrap(),
+            domain: "corp.example".parse().unwrap(),
+            address: AddressSource::Auto,
+            node: NodeSource::MachineId,
+            dns_port: "53".parse().unwrap(),
+            client: vec!["127.0.0.1".parse().unwrap(), "172.17.0.1".parse().unwrap()],
+            ..Spec::default()
+        };
+        let unit = text(&spec, Manager::Systemd, super::AGENT);
+        assert!(
+            unit.contains(
+                "  -- -datacenter ams -node %m -domain corp.example -dns-port 53 -client \"127.0.0.1 172.17.0.1\"\n"
+            ),
+            "{unit}"
+        );
+        assert!(unit.contains("  --advertise auto \\\n") && unit.contains("  --expect 5 \\\n"), "{unit}");
+        assert!(!unit.contains("/etc/environment"), "{unit}");
+    }
+
+    #[test]
+    fn a_global_unit_has_no_install_section_and_a_plain_one_no_fleet_section() {
+        for UnitFile { name, text } in unit_files(&Spec::default(), Manager::Fleet).unwrap() {
+            assert!(text.ends_with("\n\n[X-Fleet]\nGlobal=true\n") && !text.contains("[Install]"), "{name}");
+        }
+        for UnitFile { name, text } in unit_files(&Spec::default(), Manager::Systemd).unwrap() {
+            assert!(text.ends_with("\n\n[Install]\nWantedBy=multi-user.target\n"), "{name}");
+            assert!(!text.contains("X-Fleet"), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_binary_that_must_be_fetched_is_there_before_the_agent_starts() {
+        let binary = format!("url=https://a.example/c%20d,sha512={}", "0".repeat(128)).parse().unwrap();
+        let spec = Spec { binary, ..Spec::default() };
+        assert!(
+            text(&spec, Manager::Systemd, super::AGENT).contains("Requires=corediscover-install.service\n")
+        );
+        assert!(text(&spec, Manager::Systemd, super::INSTALL).contains("\"https://a.example/c%%20d\""));
+        assert_eq!(unit_files(&Spec::default(), Manager::Systemd).unwrap().len(), 3);
+    }
+
+    #[test]
+    fn the_registrator_asks_the_agent_where_it_listens() {
+        for (client, registry) in
+            [("0.0.0.0", "127.0.0.1"), ("10.0.0.7", "10.0.0.7"), ("fd00::7", "[fd00::7]"), ("::", "[::1]")]
+        {
+            let spec = Spec { client: vec![client.parse().unwrap()], ..Spec::default() };
+            let unit = text(&spec, Manager::Systemd, super::REGISTRATOR);
+            assert!(unit.contains(&format!("registrator consul://{registry}:8500\n")), "{unit}");
+        }
+    }
+}

@@ -1,0 +1,262 @@
+//! The next change of raft's configuration: who joins, who has caught up, who goes.
+
+use super::{ConfiguredServer, ServerMember};
+use crate::model::catalog::{Nomination, Purpose, ServerTable};
+use crate::model::membership::{Member, MemberStatus};
+use crate::model::names::ClusterId;
+
+/// One change of the raft configuration.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ServerChange {
+    /// Take it in without a vote.
+    AddLearner(ServerMember),
+    /// Give it a vote.
+    Promote(u64),
+    /// Put it in the place of another, in one joint change.
+    Replace {
+        /// Who goes.
+        old: u64,
+        /// Who comes.
+        new: u64,
+    },
+    /// It is a server no more.
+    Remove(u64),
+    /// It has another name or address now.
+    Update(ServerMember),
+    /// A joint change was interrupted: bring it to its end.
+    Finish,
+}
+
+/// The next change that follows from who is there, or `None`. `due` is a dead voter whose place a newcomer may take.
+pub(super) fn next_change(
+    configured: &[ConfiguredServer],
+    members: &[Member],
+    cluster: &ClusterId,
+    table: &ServerTable,
+    due: Option<u64>,
+) -> Option<ServerChange> {
+    let servers: Vec<ServerMember> = members.iter().filter_map(ServerMember::of).collect();
+    let ours = |server: &&ServerMember| server.cluster.as_ref().is_none_or(|theirs| theirs == cluster);
+    let alive = || servers.iter().filter(|server| server.is_alive()).filter(ours);
+
+    let left = configured.iter().find(|known| {
+        !known.leader
+            && servers.iter().any(|server| server.id == known.id && server.status == MemberStatus::Left)
+    });
+    if let Some(known) = left {
+        return Some(ServerChange::Remove(known.id));
+    }
+    if let Some(known) = configured.iter().find(|known| !known.leader && table.retired.contains(&known.id)) {
+        return Some(ServerChange::Remove(known.id));
+    }
+    for server in alive() {
+        let Some(known) = configured.iter().find(|known| known.id == server.id) else {
+            if may_join(server, table) {
+                return Some(ServerChange::AddLearner(server.clone()));
+            }
+            continue;
+        };
+        if known.name != server.name || known.address != server.address.to_string() {
+            return Some(ServerChange::Update(server.clone()));
+        }
+        if !known.voter && server.nomination.is_some_and(|serial| !is_present(serial, table)) {
+            return Some(ServerChange::Remove(known.id));
+        }
+        if !known.voter && known.caught_up {
+            return Some(promotion(known, server, configured, table, due));
+        }
+    }
+    // What is left of an earlier life of a machine whose present life votes.
+    configured
+        .iter()
+        .find(|known| {
+            !known.leader
+                && alive().any(|server| server.name == known.name && server.id != known.id)
+                && configured
+                    .iter()
+                    .any(|other| other.voter && other.name == known.name && other.id != known.id)
+                && !alive().any(|server| server.id == known.id)
+        })
+        .map(|known| ServerChange::Remove(known.id))
+}
+
+/// A server that was replaced does not come back as if nothing had happened, and a nominated one comes only for its
+/// own nomination.
+fn may_join(server: &ServerMember, table: &ServerTable) -> bool {
+    !table.retired.contains(&server.id) && server.nomination.is_none_or(|serial| is_present(serial, table))
+}
+
+fn is_present(serial: u64, table: &ServerTable) -> bool {
+    table.nomination.as_ref().is_some_and(|nomination| nomination.serial == serial)
+}
+
+fn promotion(
+    known: &ConfiguredServer,
+    server: &ServerMember,
+    configured: &[ConfiguredServer],
+    table: &ServerTable,
+    due: Option<u64>,
+) -> ServerChange {
+    let new = known.id;
+    let voter = |id: u64| configured.iter().find(|other| other.voter && other.id == id && id != new);
+    let nomination: Option<&Nomination> =
+        table.nomination.as_ref().filter(|nomination| server.nomination == Some(nomination.serial));
+    if let Some(Nomination { purpose: Purpose::Replace { id, .. }, .. }) = nomination
+        && let Some(old) = voter(*id)
+    {
+        // A leader that leaves needs somebody to hand the lead over to; then it is removed as retired.
+        return if old.leader {
+            ServerChange::Promote(new)
+        } else {
+            ServerChange::Replace { old: old.id, new }
+        };
+    }
+    let earlier =
+        configured.iter().find(|other| other.voter && other.name == server.name && other.id != known.id);
+    if let Some(earlier) = earlier {
+        return ServerChange::Replace { old: earlier.id, new };
+    }
+    let due = due.and_then(voter).filter(|old| !old.leader && nomination.is_none());
+    match due {
+        Some(old) => ServerChange::Replace { old: old.id, new },
+        None => ServerChange::Promote(new),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::{ConfiguredServer, ServerChange, next_change};
+    use crate::model::catalog::{Departure, Nomination, Purpose, ServerTable};
+    use crate::model::membership::{Member, MemberStatus};
+    use crate::model::names::ClusterId;
+
+    fn member(name: &str, id: u64, status: MemberStatus) -> Member {
+        let tags = [
+            ("role", "consul".to_owned()),
+            ("rid", id.to_string()),
+            ("port", "8300".to_owned()),
+            ("id", "i".to_owned()),
+        ];
+        Member {
+            name: name.to_owned(),
+            address: [10, 0, 0, 1].into(),
+            port: 8301,
+            tags: tags.into_iter().map(|(key, value)| (key.to_owned(), value)).collect::<BTreeMap<_, _>>(),
+            status,
+            incarnation: 0,
+        }
+    }
+
+    fn server(name: &str, id: u64, voter: bool, caught_up: bool) -> ConfiguredServer {
+        ConfiguredServer {
+            id,
+            name: name.to_owned(),
+            address: "10.0.0.1:8300".to_owned(),
+            incarnation: "i".to_owned(),
+            voter,
+            caught_up,
+            leader: id == 1,
+            last_index: None,
+            heard: None,
+        }
+    }
+
+    #[track_caller]
+    fn check_with(
+        table: &ServerTable,
+        due: Option<u64>,
+        configured: &[ConfiguredServer],
+        members: &[Member],
+        want: &str,
+    ) {
+        let change = next_change(configured, members, &ClusterId::from_random(1), table, due);
+        let text = match change {
+            None => "nothing".to_owned(),
+            Some(ServerChange::AddLearner(server)) => format!("learner {}", server.id),
+            Some(ServerChange::Promote(id)) => format!("promote {id}"),
+            Some(ServerChange::Replace { old, new }) => format!("replace {old} by {new}"),
+            Some(ServerChange::Remove(id)) => format!("remove {id}"),
+            Some(ServerChange::Update(server)) => format!("update {}", server.id),
+            Some(ServerChange::Finish) => "finish".to_owned(),
+        };
+        assert_eq!(text, want);
+    }
+
+    #[track_caller]
+    fn check(configured: &[ConfiguredServer], members: &[Member], want: &str) {
+        check_with(&ServerTable::default(), None, configured, members, want);
+    }
+
+    const ALIVE: MemberStatus = MemberStatus::Alive;
+
+    #[test]
+    fn a_server_that_joins_becomes_a_learner_and_then_a_voter() {
+        let members = [member("a", 1, ALIVE), member("b", 2, ALIVE)];
+        check(&[server("a", 1, true, true)], &members, "learner 2");
+        check(&[server("a", 1, true, true), server("b", 2, false, false)], &members, "nothing");
+        check(&[server("a", 1, true, true), server("b", 2, false, true)], &members, "promote 2");
+        check(&[server("a", 1, true, true), server("b", 2, true, true)], &members, "nothing");
+    }
+
+    #[test]
+    fn a_server_that_left_is_removed_and_a_dead_one_is_not() {
+        let configured = [server("a", 1, true, true), server("b", 2, true, true)];
+        check(&configured, &[member("a", 1, ALIVE), member("b", 2, MemberStatus::Left)], "remove 2");
+        check(&configured, &[member("a", 1, ALIVE), member("b", 2, MemberStatus::Failed)], "nothing");
+    }
+
+    #[test]
+    fn a_machine_that_lost_its_disk_takes_the_place_of_its_earlier_life() {
+        let members = [member("a", 1, ALIVE), member("b", 3, ALIVE)];
+        let old = [server("a", 1, true, true), server("b", 2, true, false), server("b", 3, false, true)];
+        check(&old, &members, "replace 2 by 3");
+        let after = [server("a", 1, true, true), server("b", 2, false, false), server("b", 3, true, true)];
+        check(&after, &members, "remove 2");
+    }
+
+    #[test]
+    fn servers_of_another_cluster_are_not_taken_in() {
+        let mut stranger = member("b", 2, ALIVE);
+        stranger.tags.insert("cluster".to_owned(), ClusterId::from_random(2).to_string());
+        check(&[server("a", 1, true, true)], &[member("a", 1, ALIVE), stranger], "nothing");
+    }
+
+    #[test]
+    fn a_new_name_or_address_is_noted() {
+        check(&[server("machine-id", 1, true, true)], &[member("a", 1, ALIVE)], "update 1");
+    }
+
+    #[test]
+    fn a_retired_server_is_removed_and_not_taken_in_again() {
+        let table = ServerTable { retired: vec![2], ..ServerTable::default() };
+        let members = [member("a", 1, ALIVE), member("b", 2, ALIVE)];
+        check_with(&table, None, &[server("a", 1, true, true)], &members, "nothing");
+        let voters = [server("a", 1, true, true), server("b", 2, true, true)];
+        check_with(&table, None, &voters, &members, "remove 2");
+    }
+
+    #[test]
+    fn a_nominated_server_comes_for_its_own_nomination_only_and_takes_the_place_it_was_nominated_for() {
+        let mut nominee = member("c", 3, ALIVE);
+        nominee.tags.insert("nom".to_owned(), "9".to_owned());
+        let members = [member("a", 1, ALIVE), member("b", 2, MemberStatus::Failed), nominee];
+        let voters = [server("a", 1, true, true), server("b", 2, true, false)];
+        check(&voters, &members, "nothing");
+        let purpose = Purpose::Replace { id: 2, node: "b".into(), why: Departure::Dead };
+        let nomination = Nomination { serial: 9, node: "c".into(), incarnation: "i".into(), purpose };
+        let table = ServerTable { nomination: Some(nomination), ..ServerTable::default() };
+        check_with(&table, None, &voters, &members, "learner 3");
+        let learner = [&voters[..], &[server("c", 3, false, true)]].concat();
+        check_with(&table, None, &learner, &members, "replace 2 by 3");
+    }
+
+    #[test]
+    fn a_server_that_joins_by_its_flags_takes_the_place_of_one_that_is_due() {
+        let members = [member("a", 1, ALIVE), member("b", 2, MemberStatus::Failed), member("c", 3, ALIVE)];
+        let voters = [server("a", 1, true, true), server("b", 2, true, false), server("c", 3, false, true)];
+        check_with(&ServerTable::default(), Some(2), &voters, &members, "replace 2 by 3");
+        check(&voters, &members, "promote 3");
+    }
+}

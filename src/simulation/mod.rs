@@ -1,0 +1,18 @@
+//! Deterministic simulation, for tests only: thousands of random histories in which everything goes wrong, each of
+//! which can be played again from its number (its seed).
+//!
+//! * [`chance`]: all chance of a history comes from its seed.
+//! * [`explore`]: plays histories on all cores, prints the seeds, shrinks one that fails and tells it.
+//!
+//! `CDSIM_SEED=123 cargo test --lib births` plays one history of each kind again, `CDSIM_MINUTES=10` plays fresh ones
+//! for that long, `CDSIM_PERCENT=10` plays a tenth of the usual number.
+
+pub(crate) mod chance;
+pub(crate) mod explore;
+pub(crate) mod mutants;
+pub(crate) mod network;
+mod panics;
+pub(crate) mod running;
+mod seeds;
+mod shrink;
+mod streams;

@@ -1,0 +1,146 @@
+//! The simulation that runs on this thread, if one does: its chance, and what was seen of it.
+//!
+//! Production code asks it through `host::outside` and the runtime of raft; nothing is handed around for it.
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::hash::{DefaultHasher, Hash, Hasher as _};
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use tokio::task::AbortHandle;
+
+use super::chance::Chance;
+
+/// An entry of the log as a machine has applied it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Applied {
+    /// Which process did.
+    pub(crate) process: u64,
+    pub(crate) index: u64,
+    pub(crate) term: u64,
+    /// The command; none for an entry of raft's own.
+    pub(crate) command: Option<Bytes>,
+}
+
+struct Running {
+    chance: Chance,
+    /// Of all that happened.
+    hash: DefaultHasher,
+    /// What was applied since somebody looked.
+    applied: Vec<Applied>,
+    /// Tasks that raft started, by the process that it runs in.
+    tasks: BTreeMap<u64, Vec<AbortHandle>>,
+}
+
+thread_local! {
+    static RUNNING: RefCell<Option<Running>> = const { RefCell::new(None) };
+    /// The simulated process whose task is polled on this thread.
+    static PROCESS: Cell<Option<u64>> = const { Cell::new(None) };
+}
+
+/// Ends the simulation when it goes out of scope.
+pub(crate) struct Guard;
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        RUNNING.set(None);
+    }
+}
+
+/// Begins a simulation on this thread.
+pub(crate) fn begin(seed: u64) -> Guard {
+    let running = Running {
+        chance: Chance::new(seed),
+        hash: DefaultHasher::new(),
+        applied: Vec::new(),
+        tasks: BTreeMap::new(),
+    };
+    assert!(RUNNING.replace(Some(running)).is_none(), "one simulation on a thread");
+    Guard
+}
+
+fn with<T>(work: impl FnOnce(&mut Running) -> T) -> Option<T> {
+    RUNNING.with_borrow_mut(|running| running.as_mut().map(work))
+}
+
+pub(crate) fn is_on() -> bool {
+    with(|_| ()).is_some()
+}
+
+/// Random bits of the simulation.
+pub(crate) fn bits() -> Option<u128> {
+    with(|running| running.chance.bits())
+}
+
+/// Notes that something happened.
+pub(crate) fn note(what: impl Hash) {
+    with(|running| what.hash(&mut running.hash));
+}
+
+/// Notes an applied entry.
+pub(crate) fn applied(index: u64, term: u64, command: Option<Bytes>) {
+    let Some(process) = process() else { return };
+    with(|running| {
+        (process, index, term).hash(&mut running.hash);
+        running.applied.push(Applied { process, index, term, command });
+    });
+}
+
+/// What was applied since the last call.
+pub(crate) fn take_applied() -> Vec<Applied> {
+    with(|running| std::mem::take(&mut running.applied)).unwrap_or_default()
+}
+
+/// A number that is the same if and only if the same has happened.
+pub(crate) fn hash() -> u64 {
+    with(|running| running.hash.finish()).unwrap_or_default()
+}
+
+/// The process that runs now.
+pub(crate) fn process() -> Option<u64> {
+    PROCESS.get()
+}
+
+/// A future that runs as a part of a process, and whatever raft starts in it.
+pub(crate) fn within<F: Future>(process: u64, future: F) -> Within<F> {
+    Within { process, future: Box::pin(future) }
+}
+
+/// See [`within`].
+pub(crate) struct Within<F> {
+    process: u64,
+    future: Pin<Box<F>>,
+}
+
+impl<F: Future> Future for Within<F> {
+    type Output = F::Output;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
+        let before = PROCESS.replace(Some(self.process));
+        let polled = self.future.as_mut().poll(cx);
+        PROCESS.set(before);
+        polled
+    }
+}
+
+/// The task ends with the process.
+pub(crate) fn own(process: u64, task: AbortHandle) {
+    with(|running| running.tasks.entry(process).or_default().push(task));
+}
+
+/// Ends what raft started in a process.
+pub(crate) fn kill(process: u64) {
+    let tasks = with(|running| running.tasks.remove(&process)).flatten().unwrap_or_default();
+    tasks.iter().for_each(AbortHandle::abort);
+}
+
+/// Starts a task of the world around the machines.
+#[allow(clippy::disallowed_methods, reason = "it ends with the runtime of its history")]
+pub(crate) fn spawn<T: Send + 'static>(
+    task: impl Future<Output = T> + Send + 'static,
+) -> tokio::task::JoinHandle<T> {
+    tokio::spawn(task)
+}
