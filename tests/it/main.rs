@@ -1,0 +1,23 @@
+//! The integration tests: one binary, one module per feature, real parts.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod architecture;
+mod bad_input;
+mod bootstrap;
+mod cli;
+mod cluster;
+mod containers;
+mod dns;
+mod docs;
+mod faults;
+mod formats;
+mod http;
+mod image;
+mod linearizability;
+mod provision;
+mod registrator;
+mod replacement;
+mod replication;
+mod stress;
+mod support;
+mod up;
