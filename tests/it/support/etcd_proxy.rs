@@ -89,9 +89,9 @@ impl Proxy {
         format!("http://{}", self.address)
     }
 
-    /// From now on the world stops at this step.
+    /// From now on the world stops at this step; what was stopped before goes on until then.
     pub(crate) fn stop_at(&self, step: Step, moment: Moment) {
-        self.shared.lock().stop_at = Some((step, moment));
+        self.go_on(Some((step, moment)));
     }
 
     /// Waits until the step was tried.
@@ -104,11 +104,15 @@ impl Proxy {
 
     /// Ends all connections and lets new ones pass.
     pub(crate) fn open(&self) {
+        self.go_on(None);
+    }
+
+    fn go_on(&self, stop_at: Option<(Step, Moment)>) {
         let mut state = self.shared.lock();
         for stream in state.streams.drain(..) {
             let _ended_already = stream.shutdown(Shutdown::Both);
         }
-        state.stop_at = None;
+        state.stop_at = stop_at;
         state.reached = false;
         state.stopped = false;
     }
@@ -248,9 +252,7 @@ fn read_more(mut from: &TcpStream, bytes: &mut Vec<u8>) -> Option<()> {
 /// Which step a request is. Both APIs carry keys and values as text; reads name the prefix alone.
 fn step_of(text: &str) -> Option<Step> {
     if text.contains("/cluster") {
-        let (_, after) = text.split_once("\"bound\":[")?;
-        let (bound, _) = after.split_once(']')?;
-        return match bound.matches('"').count() / 2 {
+        return match bound_in(text)? {
             _ if text.contains("\"formed\":true") => Some(Step::Form),
             0 => Some(Step::Freeze),
             1 => Some(Step::Bind),
@@ -259,6 +261,13 @@ fn step_of(text: &str) -> Option<Step> {
         };
     }
     text.contains("/machines/").then_some(Step::Claim)
+}
+
+/// How many machines have promised by the certificate in a request.
+pub(crate) fn bound_in(text: &str) -> Option<usize> {
+    let (_, after) = text.split_once("\"bound\":[")?;
+    let (bound, _) = after.split_once(']')?;
+    Some(bound.matches('"').count() / 2)
 }
 
 /// The bytes as text, with forms' percent signs decoded.
