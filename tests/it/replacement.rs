@@ -65,18 +65,21 @@ fn until_voters(machine: &Machine, wanted: &BTreeSet<String>) {
 #[track_caller]
 fn writes_go_on(machine: &Machine, key: &str) {
     eventually(PATIENCE, &format!("{} writes", machine.name), || {
-        machine.put(&format!("/v1/kv/{key}"), key).then_some(())
+        machine.put_once(&format!("/v1/kv/{key}"), key).then_some(())
     });
 }
 
 fn reads(machine: &Machine, key: &str) -> bool {
-    let answer = machine.request("GET", &format!("/v1/kv/{key}?raw&consistent"), b"");
-    answer.is_some_and(|(status, _, body)| status == 200 && body == key.as_bytes())
+    machine.read(&format!("/v1/kv/{key}?raw&consistent")) == (200, key.as_bytes().to_vec())
+}
+
+fn leader_of(machine: &Machine) -> String {
+    eventually(PATIENCE, &format!("{} knows a leader", machine.name), || machine.leader())
 }
 
 /// Takes out a server that does not lead.
 fn follower(machines: &[Machine], servers: usize) -> usize {
-    let leader = machines[0].leader().unwrap();
+    let leader = leader_of(&machines[0]);
     let leads = |machine: &Machine| leader == format!("{}:8300", machine.address);
     (0..servers).find(|position| !leads(&machines[*position])).unwrap()
 }
@@ -157,7 +160,7 @@ fn a_server_that_leaves_is_replaced_first() {
 #[test]
 fn a_leader_that_leaves_is_replaced_first() {
     let mut machines = cluster(3, 1, &[]);
-    let leader = machines[0].leader().unwrap();
+    let leader = leader_of(&machines[0]);
     let position = machines.iter().position(|machine| leader == format!("{}:8300", machine.address)).unwrap();
     let mut leaving = machines.remove(position);
     assert_eq!(leaving.command(&["leave"]).0, 0);
@@ -279,7 +282,7 @@ fn raft_is_shown_and_changed_as_with_consul() {
         (status, text.as_str()),
         (500, "address \"127.0.0.1:1\" was not found in the Raft configuration")
     );
-    let before = machines[0].leader().unwrap();
+    let before = leader_of(&machines[0]);
     let (code, text, error) = machines[3].command(&["operator", "raft", "transfer-leader"]);
     assert_eq!((code, text.as_str()), (0, "Success\n"), "{error}");
     eventually(PATIENCE, "another server leads", || machines[0].leader().filter(|now| *now != before));
@@ -288,7 +291,7 @@ fn raft_is_shown_and_changed_as_with_consul() {
     let health =
         eventually(PATIENCE, "autopilot is content", || machines[3].get("/v1/operator/autopilot/health"));
     assert_eq!((health["Healthy"].as_bool(), health["FailureTolerance"].as_u64()), (Some(true), Some(1)));
-    let state = machines[3].get("/v1/operator/autopilot/state").unwrap();
+    let state = eventually(PATIENCE, "and tells of it", || machines[3].get("/v1/operator/autopilot/state"));
     assert_eq!(state["Voters"].as_array().unwrap().len(), 3);
     let set =
         ["operator", "autopilot", "set-config", "-cleanup-dead-servers=false", "-max-trailing-logs=300"];
@@ -299,7 +302,7 @@ fn raft_is_shown_and_changed_as_with_consul() {
         text.starts_with("CleanupDeadServers = false\nLastContactThreshold = 200ms\nMaxTrailingLogs = 300\n"),
         "{text}"
     );
-    let leader = machines[0].leader().unwrap();
+    let leader = leader_of(&machines[0]);
     let victim = machines[..3].iter().find(|machine| leader != format!("{}:8300", machine.address)).unwrap();
     let address = format!("{}:8300", victim.address);
     let (code, text, error) = machines[3].command(&["operator", "raft", "remove-peer", "-address", &address]);

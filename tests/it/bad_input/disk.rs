@@ -173,7 +173,7 @@ fn a_full_disk_refuses_what_cannot_be_kept_and_loses_nothing_that_was_acknowledg
     // It still leads and reads; it says so in the catalog and in `status`.
     nothing_is_lost(&machine);
     for mode in ["", "&stale", "&consistent"] {
-        let (status, _, body) = machine.request("GET", &format!("{}?raw{mode}", kept[0]), b"").unwrap();
+        let (status, body) = machine.read(&format!("{}?raw{mode}", kept[0]));
         assert!(status == 200 && body == value, "mode `{mode}`");
     }
     until("the catalog says that the disk is full", || {
@@ -197,13 +197,13 @@ fn a_full_disk_refuses_what_cannot_be_kept_and_loses_nothing_that_was_acknowledg
 
     // Room again, and no restart: everything works, and nobody warns.
     disk.make_room();
-    until("keys are written again", || machine.put("/v1/kv/after", "works").then_some(()));
+    until("keys are written again", || machine.put_once("/v1/kv/after", "works").then_some(()));
     until("nobody warns any more", || {
         let checks = machine.get("/v1/health/state/warning")?;
         (checks.as_array()?.is_empty() && !status_of(&machine).contains("warning: the disk")).then_some(())
     });
     for path in &kept {
-        let (status, _, body) = machine.request("GET", &format!("{path}?raw"), b"").unwrap();
+        let (status, body) = machine.read(&format!("{path}?raw"));
         assert!(status == 200 && body == value, "{path} was acknowledged");
     }
     nothing_is_lost(&machine);
@@ -247,8 +247,8 @@ fn a_leader_with_a_full_disk_hands_the_lead_over_and_is_whole_again_when_there_i
     }
     let stale = full.request("GET", &format!("{}?raw&stale", kept[0]), b"").unwrap();
     assert!(stale.0 == 200 && stale.2 == value, "it still reads");
-    let fresh = full.request("GET", &format!("{}?raw", kept[kept.len() - 1]), b"").unwrap();
-    assert!(fresh.0 == 200 && fresh.2 == value, "through the leader too");
+    let fresh = full.read(&format!("{}?raw", kept[kept.len() - 1]));
+    assert!(fresh.0 == 200 && fresh.1 == value, "through the leader too");
     until("everybody hears of the full disk", || {
         let text = format!("warning: the disk of server {} is full", full.name);
         all.iter().all(|machine| status_of(machine).contains(&text)).then_some(())
@@ -265,7 +265,7 @@ fn a_leader_with_a_full_disk_hands_the_lead_over_and_is_whole_again_when_there_i
     });
     for machine in &all {
         for path in &kept {
-            let (status, _, body) = machine.request("GET", &format!("{path}?raw"), b"").unwrap();
+            let (status, body) = machine.read(&format!("{path}?raw"));
             assert!(status == 200 && body == value, "{path} was acknowledged");
         }
     }

@@ -78,11 +78,20 @@ fn etcd_dies(space: Space, step: Step, moment: Moment, data: Data) {
         Space::V2 => Proxy::start_as(etcd.socket(), "2.3.8"),
         Space::V3 => Proxy::start(etcd.socket()),
     };
-    proxy.stop_at(step, moment);
+    let first = if step == Step::BindSecond { Moment::Before } else { moment };
+    proxy.stop_at(step, first);
     let machines: Vec<Machine> = (1..=3)
         .map(|number| Machine::bootstrap(&format!("machine-{number}"), &proxy.url(), 3).started())
         .collect();
     proxy.wait_reached(PATIENCE);
+    if step == Step::BindSecond {
+        // The hardest moment: one machine has begun, and the others know nothing.
+        eventually(PATIENCE, "a machine has begun", || machines.iter().find_map(record));
+    }
+    if first != moment {
+        proxy.stop_at(step, moment);
+        proxy.wait_reached(PATIENCE);
+    }
     if moment == Moment::After {
         while !eventually(PATIENCE, "etcd has done the step, or refused it", || {
             outcome(step, &proxy, &etcd, space)
@@ -90,10 +99,6 @@ fn etcd_dies(space: Space, step: Step, moment: Moment, data: Data) {
             proxy.stop_at(step, moment);
             proxy.wait_reached(PATIENCE);
         }
-    }
-    if step == Step::BindSecond {
-        // The hardest moment: one machine has begun, and the others know nothing.
-        eventually(PATIENCE, "a machine has begun", || machines.iter().find_map(record));
     }
     match data {
         Data::Kept => {

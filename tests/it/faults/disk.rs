@@ -96,7 +96,7 @@ fn a_disk_that_becomes_read_only_costs_one_server_and_no_acknowledged_write() {
     let mut acknowledged = Vec::new();
     let mut write = |machines: &[crate::support::machine::Machine], through: usize, key: &str| {
         let path = format!("/v1/kv/disk/{key}");
-        let done = machines[through].put(&path, key);
+        let done = machines[through].put_once(&path, key);
         if done {
             acknowledged.push(path);
         }
@@ -120,7 +120,7 @@ fn a_disk_that_becomes_read_only_costs_one_server_and_no_acknowledged_write() {
     victim.start();
     leader_of(&machines);
     for path in acknowledged {
-        let (status, _, body) = machines[2].request("GET", &format!("{path}?raw&consistent"), b"").unwrap();
+        let (status, body) = machines[2].read(&format!("{path}?raw&consistent"));
         assert_eq!(status, 200, "{path} was acknowledged");
         assert!(path.ends_with(&*String::from_utf8(body).unwrap()));
     }

@@ -63,7 +63,7 @@ fn a_server_that_gets_no_more_memory_ends_and_nothing_acknowledged_is_lost() {
         let path = format!("/v1/kv/memory/{}", number % 100);
         let value = format!("{number} {value}");
         let writer = (victim + 1 + number % 2) % 3;
-        eventually(PATIENCE, "the others go on", || machines[writer].put(&path, &value).then_some(()));
+        eventually(PATIENCE, "the others go on", || machines[writer].put_once(&path, &value).then_some(()));
         acknowledged.retain(|(known, _): &(String, usize)| *known != path);
         acknowledged.push((path, number));
         if !machines[victim].is_alive() {
@@ -74,8 +74,7 @@ fn a_server_that_gets_no_more_memory_ends_and_nothing_acknowledged_is_lost() {
     machines[victim].start();
     leader_of(&machines);
     for (path, number) in acknowledged {
-        let (status, _, body) =
-            machines[victim].request("GET", &format!("{path}?raw&consistent"), b"").unwrap();
+        let (status, body) = machines[victim].read(&format!("{path}?raw&consistent"));
         assert_eq!((status, body.len()), (200, VALUE_BYTES + 1 + number.to_string().len()));
         assert!(body.starts_with(format!("{number} ").as_bytes()), "{path}");
     }

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
-use super::assert_99_of_100_within;
+use super::{FairClock, assert_99_of_100_within};
 use crate::support::Link;
 use crate::support::chance::{Chance, fresh_seed, soak};
 use crate::support::client::Client;
@@ -119,16 +119,17 @@ fn a_killed_machine_is_out_of_dns_everywhere_within_three_seconds() {
     let seed = fresh_seed();
     let mut chance = Chance::new(seed);
     let mut cluster = Cluster::formed(3, 2, chance.next());
-    let mut times = Vec::new();
+    let (clock, mut times) = (FairClock::start(), Vec::new());
     for kill in 0..soak().map_or(KILLS_SHORT, |_| KILLS_LONG) {
         let victim = chance.below(cluster.machines.len());
-        let began = Instant::now();
+        let (began, lost) = (Instant::now(), clock.lost());
         if kill % 2 == 0 {
             cluster.power_off(victim);
         } else {
             cluster.kill(victim);
         }
-        times.push(out_of_dns(&cluster, victim, began));
+        let took = out_of_dns(&cluster, victim, began);
+        times.push(took.saturating_sub(clock.lost() - lost));
         cluster.back(victim);
         cluster.wait_until_whole();
     }
@@ -161,16 +162,17 @@ fn after_the_leaders_death_a_write_is_acknowledged_within_1200_milliseconds() {
     let _turn = turn();
     let seed = fresh_seed();
     let mut cluster = Cluster::formed(3, 0, seed);
-    let mut times = Vec::new();
+    let (clock, mut times) = (FairClock::start(), Vec::new());
     for kill in 0..soak().map_or(KILLS_SHORT, |_| KILLS_LONG) {
         let leader = cluster.wait_until_whole();
-        let began = Instant::now();
+        let (began, lost) = (Instant::now(), clock.lost());
         if kill % 2 == 0 {
             cluster.power_off(leader);
         } else {
             cluster.kill(leader);
         }
-        times.push(next_write(&cluster, leader, began));
+        let took = next_write(&cluster, leader, began);
+        times.push(took.saturating_sub(clock.lost() - lost));
         cluster.back(leader);
     }
     assert_99_of_100_within(NEXT_WRITE, "the leader is killed, and the next write is acknowledged", times);

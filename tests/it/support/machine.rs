@@ -13,7 +13,7 @@ use serde_json::Value;
 use super::{Running, bare_command, binary, corediscover, eventually, loopback};
 
 /// How long anything may take on a busy machine before a test fails.
-pub(crate) const PATIENCE: Duration = Duration::from_mins(1);
+pub(crate) const PATIENCE: Duration = Duration::from_mins(2);
 /// How long one HTTP request may take.
 const REQUEST_WAIT: Duration = Duration::from_secs(15);
 
@@ -172,9 +172,27 @@ impl Machine {
         (status == 200).then(|| serde_json::from_slice(&body).unwrap())
     }
 
-    /// Whether a PUT was answered with 200.
+    /// Whether a PUT was answered with 200, by a cluster that could say so: what fails for want of a leader is tried
+    /// again.
     pub(crate) fn put(&self, path: &str, body: &str) -> bool {
+        self.served("PUT", path, body).0 == 200
+    }
+
+    /// Whether a PUT was answered with 200 at once.
+    pub(crate) fn put_once(&self, path: &str, body: &str) -> bool {
         self.request("PUT", path, body.as_bytes()).is_some_and(|(status, ..)| status == 200)
+    }
+
+    /// Status and body of a GET, by a cluster that could answer.
+    pub(crate) fn read(&self, path: &str) -> (u16, Vec<u8>) {
+        self.served("GET", path, "")
+    }
+
+    fn served(&self, method: &str, path: &str, body: &str) -> (u16, Vec<u8>) {
+        eventually(PATIENCE, &format!("{} serves {method} {path}", self.name), || {
+            let (status, _, body) = self.request(method, path, body.as_bytes())?;
+            (status < 500).then_some((status, body))
+        })
     }
 
     /// The leader's RPC address, as this machine knows it.

@@ -12,15 +12,33 @@ mod wire;
 
 pub(crate) use wire::Link;
 
+use std::io::Write as _;
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
+use std::sync::Once;
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
 /// The binary under test.
 pub(crate) fn binary() -> PathBuf {
+    tell_failures_at_once();
     PathBuf::from(env!("CARGO_BIN_EXE_corediscover"))
+}
+
+/// Panics are told past the capture of `cargo test` too: who reads the record of a run that was cut off sees why.
+fn tell_failures_at_once() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        let usual = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |panic| {
+            let test = std::thread::current().name().unwrap_or("a thread").to_owned();
+            let line = format!("{test}: {panic}").replace('\n', " ");
+            // There is nowhere to tell that this failed.
+            drop(writeln!(std::io::stderr().lock(), "{line}"));
+            usual(panic);
+        }));
+    });
 }
 
 /// A command of the binary under test, with a clean environment but for PATH.
