@@ -104,6 +104,7 @@ impl Consensus for FakeConsensus {
             leader_address: has_leader.then(|| peer.address.clone()),
             leader_name: has_leader.then(|| peer.name.clone()),
             last_log_index: 9,
+            last_log_term: Some(2),
             commit_index: 9,
             applied_index: 9,
             peers: vec![peer],
