@@ -4,8 +4,10 @@ use anyhow::Context as _;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::format::FmtSpan;
 
+type Set = Box<dyn Fn(&str) -> anyhow::Result<()> + Send + Sync>;
+
 /// Changes the level of the log that was started.
-pub(crate) struct Level(Box<dyn Fn(&str) -> anyhow::Result<()> + Send + Sync>);
+pub(crate) struct Level(Set);
 
 impl Level {
     /// Logs at `level` from now on.

@@ -16,7 +16,7 @@ use crate::model::membership::MemberStatus;
 use crate::model::names::ClusterId;
 use crate::model::sync::servers::{ServerMember, TAG_EPOCH};
 
-/// How often it is looked whether a successor is there.
+/// How often it is looked whether a successor is there, beside each change of the members.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 /// How long a server may take for its answer.
 const ANSWER_WAIT: Duration = Duration::from_secs(2);
@@ -24,8 +24,16 @@ const ANSWER_WAIT: Duration = Duration::from_secs(2);
 impl Roles {
     /// Waits until a successor of our cluster is there, which its own leader says with a majority.
     pub(super) async fn until_succeeded(&self) -> ClusterId {
+        let mut members = self.gossip.changes();
         loop {
-            tokio::time::sleep(LOOK_INTERVAL).await;
+            // At once when gossip shows somebody new: a majority that was given up and comes back would go on as the old
+            // cluster until then.
+            let somebody_new = async {
+                if members.changed().await.is_err() {
+                    std::future::pending::<()>().await;
+                }
+            };
+            let _timed_out = tokio::time::timeout(LOOK_INTERVAL, somebody_new).await.is_err();
             let Some(own) = self.cluster().or_else(|| self.machine.told.clone()) else { continue };
             for (address, cluster) in self.strangers(&own) {
                 match self.ask_lineage(address).await {
