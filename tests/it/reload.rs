@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use corediscover::host::files::{MODE_PRIVATE, write_atomic};
 use nix::sys::signal::Signal;
 
 use crate::support::etcd::Etcd;
@@ -13,9 +14,7 @@ fn write(folder: &Path, services: &[&str]) {
     let definitions: Vec<String> =
         services.iter().map(|name| format!(r#"{{"name": "{name}", "port": 80}}"#)).collect();
     let text = format!(r#"{{"services": [{}]}}"#, definitions.join(","));
-    // As an editor does it: nobody reads half a file.
-    std::fs::write(folder.join("new"), text).unwrap();
-    std::fs::rename(folder.join("new"), folder.join("services.json")).unwrap();
+    write_atomic(&folder.join("services.json"), text.as_bytes(), MODE_PRIVATE).unwrap();
 }
 
 #[track_caller]
@@ -64,7 +63,8 @@ fn a_bad_file_changes_nothing_and_the_command_and_the_journal_name_it() {
     formed(&[&machine], 1);
     until_found(&machine, &["one"], &[]);
     let bad = folder.path().join("zz.json");
-    std::fs::write(&bad, r#"{"service": {"name": "two"}, "no_such_key": 1}"#).unwrap();
+    let text = r#"{"service": {"name": "two"}, "no_such_key": 1}"#;
+    write_atomic(&bad, text.as_bytes(), MODE_PRIVATE).unwrap();
     write(folder.path(), &["three"]);
     let name = bad.display().to_string();
 
