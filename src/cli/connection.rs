@@ -4,7 +4,8 @@ use std::path::PathBuf;
 
 use anyhow::Context as _;
 
-use crate::client::{Address, Client, ClientError, Token};
+use super::block_on;
+use crate::client::{Address, Client, ClientError, Reply, Token};
 use crate::hint::{WithHint as _, advise, split_answer};
 
 /// Options of every command that asks an agent.
@@ -40,6 +41,13 @@ impl ConnectionArgs {
             None => self.token.as_deref().and_then(Token::new),
         };
         Ok(Client::new(address, token)?)
+    }
+
+    /// Tells the agent to do something; `what` names the failure.
+    pub(super) fn order(&self, path: &str, what: &str) -> anyhow::Result<()> {
+        let client = self.client()?;
+        let answer = block_on(async { Ok(client.put(path, &[], "").await.and_then(Reply::accepted)) })?;
+        explain(answer, what).map(drop)
     }
 
     /// The query that all reads carry.

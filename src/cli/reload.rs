@@ -1,8 +1,7 @@
 //! `corediscover reload`: makes the agent read its configuration again.
 
-use super::connection::{ConnectionArgs, explain};
-use super::{EXIT_FINE, Output, block_on};
-use crate::client::Reply;
+use super::connection::ConnectionArgs;
+use super::{EXIT_FINE, Output};
 
 /// Arguments of `reload`.
 #[derive(clap::Args)]
@@ -13,10 +12,7 @@ pub(crate) struct Args {
 
 /// Runs the command.
 pub(crate) fn run(args: Args, output: &mut Output) -> anyhow::Result<u8> {
-    let client = args.connection.client()?;
-    let answer =
-        block_on(async { Ok(client.put("/v1/agent/reload", &[], "").await.and_then(Reply::accepted)) })?;
-    explain(answer, "Error reloading")?;
+    args.connection.order("/v1/agent/reload", "Error reloading")?;
     output.data("Configuration reload triggered\n")?;
     Ok(EXIT_FINE)
 }

@@ -250,6 +250,8 @@ async fn a_leader_that_was_restarted_at_once_leads_only_if_it_is_elected_again()
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_status_tells_the_term_of_the_last_entry_so_that_a_long_tail_of_an_old_term_is_seen() {
+    // More than elections add.
+    const TAIL: u64 = 60;
     let mut cluster = Machines::born(12, 3).await;
     // A leader alone goes on to append, and nothing of that is acknowledged. It may be deposed just before.
     let (alone, longer) = loop {
@@ -260,9 +262,9 @@ async fn the_status_tells_the_term_of_the_last_entry_so_that_a_long_tail_of_an_o
             cluster.all[other].stop().await;
         }
         let inner = cluster.all[leader].server().inner.clone();
-        let end = inner.status().last_log_index + 20;
+        let end = inner.status().last_log_index + TAIL;
         let writes =
-            (0..20).map(|count| inner.propose_here(encode(&put(&format!("k{count}"), "v")).unwrap()));
+            (0..TAIL).map(|count| inner.propose_here(encode(&put(&format!("k{count}"), "v")).unwrap()));
         let appended = tokio::select! {
             _ = futures_util::future::select_all(writes.map(Box::pin)) => false,
             () = until("a tail", || (inner.status().last_log_index >= end).then_some(())) => true,
