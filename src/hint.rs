@@ -51,6 +51,24 @@ pub fn causes(error: &anyhow::Error) -> String {
     texts.collect::<Vec<_>>().join(": ")
 }
 
+/// The error and its causes in one text, with the advice on a line of its own: for the answer to a program that shows
+/// it to a person.
+pub fn answer(error: &anyhow::Error) -> String {
+    let advice = error.chain().map(ToString::to_string).find(|text| text.starts_with(HINT_PREFIX));
+    let mut text = causes(error).trim_end().to_owned();
+    if let Some(advice) = advice {
+        text.push('\n');
+        text.push_str(&advice);
+    }
+    text
+}
+
+/// Takes such a text apart.
+pub fn split_answer(text: &str) -> (&str, Option<&str>) {
+    let start = format!("\n{HINT_PREFIX}");
+    text.split_once(&start).map_or((text, None), |(error, advice)| (error, Some(advice)))
+}
+
 /// The lines for a person: `error: …`, one ` -> cause` each, then `hint: …`. A cause whose text the line before it
 /// ends with already is left out.
 pub fn report(error: &anyhow::Error) -> String {

@@ -7,21 +7,20 @@ use std::path::Path;
 
 use anyhow::Context as _;
 use serde_json::{Value, json};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 
-use super::config::{HttpAddress, Settings};
+use super::config::{Definition, HttpAddress, Settings};
 use super::consensus::Server;
 use super::dns::{DnsSettings, Strategy};
-use super::handle::Identity;
+use super::handle::{Identity, ReloadRequest};
 use super::{http, local};
 use crate::hint::{WithHint as _, fault};
 use crate::host::files::{
     MODE_PRIVATE, create_private_folder, lock as lock_folder, read_if_there, write_atomic,
 };
-use crate::model::api::{decode_check, decode_service};
 use crate::model::dns::{Name, Policy, SoaPolicy};
 use crate::model::election::Incarnation;
-use crate::model::sync::agent_node;
+use crate::model::sync::{ServiceRegistration, agent_node};
 use crate::tasks::Spawner;
 
 /// File that holds the incarnation, a UUID that is lost with the disk.
@@ -72,7 +71,11 @@ fn read_or_make(path: &Path, fresh: impl Fn() -> Incarnation) -> anyhow::Result<
 }
 
 /// The limits of the API, when this process may have so many files and sockets open.
-pub(super) fn http_settings(settings: &Settings, open_files_max: u64) -> http::Settings {
+pub(super) fn http_settings(
+    settings: &Settings,
+    open_files_max: u64,
+    reload: mpsc::Sender<ReloadRequest>,
+) -> http::Settings {
     let usual = http::Limits::default();
     let possible = usize::try_from(open_files_max / 2).unwrap_or(usize::MAX);
     let limits = http::Limits {
@@ -82,7 +85,7 @@ pub(super) fn http_settings(settings: &Settings, open_files_max: u64) -> http::S
         value_bytes: settings.kv_value_bytes,
         ..usual
     };
-    http::Settings { limits, ..http::Settings::default() }
+    http::Settings { limits, reload: Some(reload) }
 }
 
 /// Where the API is to listen.
@@ -123,21 +126,20 @@ pub(super) fn local_settings(settings: &Settings, node_id: &str) -> anyhow::Resu
     );
     let mut local = local::Settings::new(node, settings.data_dir.clone());
     local.check_update_interval = settings.check_update_interval;
-    for service in &settings.services {
-        let name = service["name"].as_str().or(service["Name"].as_str()).unwrap_or_default();
-        let registration = decode_service(service)
-            .with_context(|| format!("service {name:?} of the configuration is not valid"))
-            .hint("its fields are those of `PUT /v1/agent/service/register`")?;
-        local.services.push(registration);
-    }
-    for check in &settings.checks {
-        let name = check["name"].as_str().or(check["Name"].as_str()).unwrap_or_default();
-        let registration = decode_check(check)
-            .with_context(|| format!("check {name:?} of the configuration is not valid"))
-            .hint("its fields are those of `PUT /v1/agent/check/register`")?;
-        local.checks.push(registration);
-    }
+    (local.services, local.checks) = definitions(settings)?;
     Ok(local)
+}
+
+/// The services and checks of configuration files.
+pub(super) fn definitions(
+    settings: &Settings,
+) -> anyhow::Result<(Vec<ServiceRegistration>, Vec<local::ConfiguredCheck>)> {
+    let services = settings.services.iter().map(Definition::service).collect::<anyhow::Result<_>>()?;
+    let check = |definition: &Definition| {
+        let check = definition.check()?;
+        Ok(local::ConfiguredCheck { file: definition.file.clone(), check })
+    };
+    Ok((services, settings.checks.iter().map(check).collect::<anyhow::Result<_>>()?))
 }
 
 /// Who we are, for the API.

@@ -12,6 +12,7 @@ pub mod leader;
 pub mod local;
 mod members;
 pub mod membership;
+mod reload;
 pub mod replica;
 mod role;
 pub mod rpc;
@@ -33,7 +34,7 @@ use crate::model::election::Certificate;
 use crate::model::names::ClusterId;
 use crate::tasks::{StopRequest, Tasks};
 use assembly::Sockets;
-use config::Settings;
+use config::{Settings, Source};
 use consensus::Server;
 use handle::Consensus as _;
 use local::LocalState;
@@ -88,12 +89,12 @@ pub struct Agent {
 }
 
 impl Agent {
-    /// Binds all sockets, builds the parts, starts their tasks.
+    /// Binds all sockets, builds the parts, starts their tasks. `source` is where the settings came from.
     ///
     /// # Errors
     /// Sockets in use, a data directory that cannot be used, services of the configuration that are not valid.
-    pub async fn start(settings: Settings, how: Birth) -> anyhow::Result<Self> {
-        start::start(settings, how).await
+    pub async fn start(settings: Settings, how: Birth, source: Arc<Source>) -> anyhow::Result<Self> {
+        start::start(settings, how, source).await
     }
 
     /// What this agent is, as it changes.

@@ -12,14 +12,14 @@ use tokio_util::sync::CancellationToken;
 
 use super::assembly::{self, Sockets};
 use super::birth::{self, Decided};
-use super::config::Settings;
+use super::config::{Settings, Source};
 use super::consensus::{Peer, Server};
 use super::handle::{AgentHandle, Replica, Topic};
 use super::local::LocalState;
 use super::members::{self, GossipMembers, ServerPart, TagSource};
 use super::membership::{self, BoundGossip, Gossip};
 use super::role::{self, Machine, Part, Roles, Running, RunningServer, disk};
-use super::{Agent, AgentState, Birth, checks, dns, http, leader, rpc};
+use super::{Agent, AgentState, Birth, checks, dns, http, leader, reload, rpc};
 use crate::host::descriptors;
 use crate::host::disk::HostDisk;
 use crate::host::outside::random_bits;
@@ -34,6 +34,7 @@ const FORMED_LOOK_INTERVAL: Duration = Duration::from_millis(50);
 struct Start {
     settings: Settings,
     how: Birth,
+    source: Arc<Source>,
     spawner: Spawner,
     incarnation: Incarnation,
     node_id: String,
@@ -55,7 +56,7 @@ struct Bound {
 }
 
 /// See [`Agent::start`].
-pub(super) async fn start(mut settings: Settings, how: Birth) -> anyhow::Result<Agent> {
+pub(super) async fn start(mut settings: Settings, how: Birth, source: Arc<Source>) -> anyhow::Result<Agent> {
     for warning in &settings.warnings {
         tracing::warn!("{warning}");
     }
@@ -82,6 +83,7 @@ pub(super) async fn start(mut settings: Settings, how: Birth) -> anyhow::Result<
         spawner: tasks.spawner(),
         settings,
         how,
+        source,
         incarnation,
         role,
         lock,
@@ -131,7 +133,10 @@ impl Start {
         if let Some(bound) = dns {
             dns::start(bound, &agent, assembly::dns_settings(&self.settings)?, &self.spawner)?;
         }
-        let http_settings = assembly::http_settings(&self.settings, descriptors::raise_limit());
+        let (asks, requests) = reload::desk();
+        let stop = self.spawner.stop_token();
+        tasks.start("reload", reload::run(self.source, local.clone(), requests, stop));
+        let http_settings = assembly::http_settings(&self.settings, descriptors::raise_limit(), asks);
         tasks.start("http", http::run(http, agent, http_settings, self.spawner.stop_token()));
         if let Some(data_dir) = &self.settings.data_dir {
             let stop = self.spawner.stop_token();

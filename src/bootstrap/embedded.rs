@@ -15,7 +15,7 @@ use parking_lot::Mutex;
 use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 
-use super::claims::{Changes, ClaimStore};
+use super::claims::{Changes, ClaimStore, NewClaim};
 use crate::host::files::{self, MODE_PRIVATE};
 use crate::host::versioned;
 use crate::model::election::{Certificate, Claim, ClaimDetails, Revision, View};
@@ -198,13 +198,8 @@ impl ClaimStore for EmbeddedStore {
         Ok(Box::new(EmbeddedChanges { coordinator, seen }))
     }
 
-    async fn put_claim(
-        &self,
-        machine_id: &MachineId,
-        address: &str,
-        details: &ClaimDetails,
-        replaces: Option<Revision>,
-    ) -> Result<bool> {
+    async fn write_claim(&self, claim: NewClaim<'_>) -> Result<bool> {
+        let NewClaim { machine_id, address, details, replaces } = claim;
         let (machine_id, address, details) = (machine_id.clone(), address.to_owned(), details.clone());
         let (held, ends) = (*self.lease.lock(), (self.coordinator.clock)() + self.coordinator.ttl);
         let (won, lease) = self
@@ -249,30 +244,16 @@ impl ClaimStore for EmbeddedStore {
         Ok(renewed)
     }
 
-    async fn create_certificate(&self, certificate: &Certificate) -> Result<bool> {
+    async fn write_certificate(&self, certificate: &Certificate, replaces: Option<Revision>) -> Result<bool> {
         let certificate = certificate.clone();
         self.coordinator
             .change_async(move |state| {
-                let free = state.certificate.is_none();
-                if free {
+                let fits = state.certificate.as_ref().map(|(_, revision)| *revision) == replaces;
+                if fits {
                     state.revision += 1;
                     state.certificate = Some((certificate, state.revision));
                 }
-                free
-            })
-            .await
-    }
-
-    async fn compare_and_swap_certificate(&self, old: Revision, certificate: &Certificate) -> Result<bool> {
-        let certificate = certificate.clone();
-        self.coordinator
-            .change_async(move |state| {
-                let same = state.certificate.as_ref().is_some_and(|(_, revision)| *revision == old);
-                if same {
-                    state.revision += 1;
-                    state.certificate = Some((certificate, state.revision));
-                }
-                same
+                fits
             })
             .await
     }

@@ -14,14 +14,13 @@ use async_trait::async_trait;
 use parking_lot::Mutex;
 use tracing::debug;
 
-use super::claims::{Changes, ClaimStore};
+use super::claims::{Changes, ClaimStore, NewClaim};
 use super::etcd_v2::{EtcdV2, Http};
 use super::etcd_v3::EtcdV3;
 use super::keys::Keys;
 use super::version::{Space, Version};
 use crate::hint::fault;
-use crate::model::election::{Certificate, Claim, ClaimDetails, Revision, View};
-use crate::model::names::MachineId;
+use crate::model::election::{Certificate, Claim, Revision, View};
 
 /// PEM texts for etcd's TLS.
 #[derive(Debug, Clone, Default)]
@@ -217,30 +216,18 @@ impl ClaimStore for Etcd {
         self.choose().await?.watch().await
     }
 
-    async fn put_claim(
-        &self,
-        machine_id: &MachineId,
-        address: &str,
-        details: &ClaimDetails,
-        replaces: Option<Revision>,
-    ) -> Result<bool> {
-        self.chosen().await?.put_claim(machine_id, address, details, replaces).await
+    async fn write_claim(&self, claim: NewClaim<'_>) -> Result<bool> {
+        self.chosen().await?.write_claim(claim).await
     }
 
     async fn renew(&self) -> Result<bool> {
         self.chosen().await?.renew().await
     }
 
-    async fn create_certificate(&self, certificate: &Certificate) -> Result<bool> {
+    async fn write_certificate(&self, certificate: &Certificate, replaces: Option<Revision>) -> Result<bool> {
         let store = self.chosen().await?;
         self.refuse_two_births(certificate).await?;
-        store.create_certificate(certificate).await
-    }
-
-    async fn compare_and_swap_certificate(&self, old: Revision, certificate: &Certificate) -> Result<bool> {
-        let store = self.chosen().await?;
-        self.refuse_two_births(certificate).await?;
-        store.compare_and_swap_certificate(old, certificate).await
+        store.write_certificate(certificate, replaces).await
     }
 
     async fn release(&self) -> Result<()> {

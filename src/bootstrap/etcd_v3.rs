@@ -12,11 +12,10 @@ use etcd_client::{
 };
 use parking_lot::Mutex;
 
-use super::claims::{Changes, ClaimStore};
+use super::claims::{Changes, ClaimStore, NewClaim};
 use super::etcd::Tls;
 use super::keys::{Keys, Pair, view_of};
-use crate::model::election::{Certificate, ClaimDetails, Revision, View};
-use crate::model::names::MachineId;
+use crate::model::election::{Certificate, Revision, View};
 
 /// How long one call may take: an etcd that elects a leader answers within two election timeouts (2 s).
 const CALL_DEADLINE: Duration = Duration::from_secs(5);
@@ -126,14 +125,6 @@ impl EtcdV3 {
         *self.lease.lock() = Some(granted.id());
         Ok(granted.id())
     }
-
-    async fn put_certificate(&self, condition: Compare, certificate: &Certificate) -> Result<bool> {
-        let value = serde_json::to_vec(certificate).context("cannot encode the birth certificate")?;
-        let mut client = self.client().await?;
-        let txn = Txn::new().when([condition]).and_then([TxnOp::put(self.keys.cluster(), value, None)]);
-        let done = self.call("write the birth certificate", client.txn(txn)).await?;
-        Ok(done.succeeded())
-    }
 }
 
 /// etcd's error without its type names.
@@ -184,22 +175,13 @@ impl ClaimStore for EtcdV3 {
         }
     }
 
-    async fn put_claim(
-        &self,
-        machine_id: &MachineId,
-        address: &str,
-        details: &ClaimDetails,
-        replaces: Option<Revision>,
-    ) -> Result<bool> {
+    async fn write_claim(&self, claim: NewClaim<'_>) -> Result<bool> {
+        let NewClaim { machine_id, address, details, replaces } = claim;
         let lease = self.lease().await?;
         let key = self.keys.machine(machine_id);
-        let condition = match replaces {
-            None => Compare::create_revision(key.as_str(), CompareOp::Equal, 0),
-            Some(revision) => Compare::mod_revision(key.as_str(), CompareOp::Equal, revision),
-        };
         let details = serde_json::to_vec(details).context("cannot encode the claim")?;
         let leased = || Some(PutOptions::new().with_lease(lease));
-        let txn = Txn::new().when([condition]).and_then([
+        let txn = Txn::new().when([is_revision(&key, replaces)]).and_then([
             TxnOp::put(key, address, leased()),
             TxnOp::put(self.keys.incarnation(machine_id), details, leased()),
         ]);
@@ -220,14 +202,13 @@ impl ClaimStore for EtcdV3 {
         Ok(renewed)
     }
 
-    async fn create_certificate(&self, certificate: &Certificate) -> Result<bool> {
-        let free = Compare::create_revision(self.keys.cluster(), CompareOp::Equal, 0);
-        self.put_certificate(free, certificate).await
-    }
-
-    async fn compare_and_swap_certificate(&self, old: Revision, certificate: &Certificate) -> Result<bool> {
-        let same = Compare::mod_revision(self.keys.cluster(), CompareOp::Equal, old);
-        self.put_certificate(same, certificate).await
+    async fn write_certificate(&self, certificate: &Certificate, replaces: Option<Revision>) -> Result<bool> {
+        let key = self.keys.cluster();
+        let value = serde_json::to_vec(certificate).context("cannot encode the birth certificate")?;
+        let txn = Txn::new().when([is_revision(&key, replaces)]).and_then([TxnOp::put(key, value, None)]);
+        let mut client = self.client().await?;
+        let done = self.call("write the birth certificate", client.txn(txn)).await?;
+        Ok(done.succeeded())
     }
 
     async fn release(&self) -> Result<()> {
@@ -235,6 +216,14 @@ impl ClaimStore for EtcdV3 {
         let mut client = self.client().await?;
         let revoked = async { not_found_is_none(client.lease_revoke(lease).await.map(Some)) };
         self.call("give the claim back", revoked).await.map(|_| ())
+    }
+}
+
+/// That the key still has this revision; `None`: that it is not there.
+fn is_revision(key: &str, revision: Option<Revision>) -> Compare {
+    match revision {
+        None => Compare::create_revision(key, CompareOp::Equal, 0),
+        Some(revision) => Compare::mod_revision(key, CompareOp::Equal, revision),
     }
 }
 

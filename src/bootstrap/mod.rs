@@ -23,7 +23,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior};
 use tracing::{info, warn};
 
-pub use claims::{Changes, ClaimStore};
+pub use claims::{Changes, ClaimStore, NewClaim};
 pub use embedded::Embedded;
 pub use etcd::{Api, Etcd, Tls};
 pub use etcd_v2::EtcdV2;

@@ -1,11 +1,12 @@
 //! `corediscover agent`: the discovery agent, with Consul's flags.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use clap::ArgAction;
 
 use super::{EXIT_FINE, Output, Usage, block_on, logging, signals};
-use crate::agent::config::{Fragment, Settings, read_paths};
+use crate::agent::config::{Fragment, Settings, Source, read_paths};
 use crate::agent::{Agent, Birth};
 use crate::hint::advise_if_none;
 use crate::model::duration;
@@ -15,7 +16,7 @@ const CONFIGURATION_ADVICE: &str =
     "`corediscover agent --help` lists the flags; configuration files are JSON objects with Consul's keys";
 
 /// Flags of `agent`; one dash or two.
-#[derive(clap::Args, Debug, Default)]
+#[derive(clap::Args, Debug, Clone, Default)]
 pub(crate) struct Args {
     /// Address that other machines reach this one at; `auto` takes the one of the default route.
     #[arg(long)]
@@ -187,12 +188,17 @@ impl Args {
 pub(crate) fn run(args: Args, _output: &mut Output) -> anyhow::Result<u8> {
     args.follow_parent()?;
     let settings = args
+        .clone()
         .settings(Fragment::default())
         .map_err(|error| error.context(Usage("the agent's configuration is not valid")))?;
-    logging::start(&settings.log_level)?;
+    let level = logging::start(&settings.log_level)?;
+    let read = move || args.clone().settings(Fragment::default());
+    let source =
+        Arc::new(Source::new(settings.clone(), read, move |settings| level.set(&settings.log_level)));
     block_on(async {
-        let stop = signals::stop_request()?;
-        Agent::start(settings, Birth::ByGossip).await?.run_until(stop).await
+        let hangup = source.clone();
+        let stop = signals::stop_request(move || hangup.ask())?;
+        Agent::start(settings, Birth::ByGossip, source).await?.run_until(stop).await
     })?;
     Ok(EXIT_FINE)
 }

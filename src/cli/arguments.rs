@@ -13,6 +13,7 @@ const ONE_DASH_COMMANDS: &[&str] = &[
     "members",
     "join",
     "leave",
+    "reload",
     "force-leave",
     "info",
     "kv",

@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::{Context as _, bail};
 
-use super::local_agent::LocalAgent;
+use super::local_agent::{Checked, LocalAgent};
 use super::{EXIT_FINE, Output, Usage, block_on, logging, signals};
 use crate::agent::config::Fragment;
 use crate::bootstrap::version::Space;
@@ -94,13 +94,15 @@ pub(crate) fn run(args: Args, _output: &mut Output) -> anyhow::Result<u8> {
         advertise_addr: Some(address.to_string()),
         ..Fragment::default()
     };
-    let runner = LocalAgent::new(&args.agent_flags, decided)
+    let checked = Checked::new(&args.agent_flags, decided)
         .map_err(|error| error.context(Usage("bootstrap cannot start like this")))?;
-    logging::start(&runner.settings().log_level)?;
-    let settings = settings(&args, address, runner.settings().node_name.clone())?;
+    let level = logging::start(&checked.settings.log_level)?;
+    let settings = settings(&args, address, checked.settings.node_name.clone())?;
+    let runner = LocalAgent::new(checked, level);
     let store = store(&args)?;
     block_on(async move {
-        let stop_request = signals::stop_request()?;
+        let source = runner.source();
+        let stop_request = signals::stop_request(move || source.ask())?;
         let tasks = Tasks::default();
         let spawner = tasks.spawner();
         let stop = tasks.stop_token();

@@ -4,8 +4,9 @@ use std::path::PathBuf;
 
 use anyhow::Context as _;
 
-use crate::client::{Address, Client, ClientError, Token};
-use crate::hint::WithHint as _;
+use super::block_on;
+use crate::client::{Address, Client, ClientError, Reply, Token};
+use crate::hint::{WithHint as _, advise, split_answer};
 
 /// Options of every command that asks an agent.
 #[derive(clap::Args, Debug, Default)]
@@ -42,6 +43,13 @@ impl ConnectionArgs {
         Ok(Client::new(address, token)?)
     }
 
+    /// Tells the agent to do something; `what` names the failure.
+    pub(super) fn order(&self, path: &str, what: &str) -> anyhow::Result<()> {
+        let client = self.client()?;
+        let answer = block_on(async { Ok(client.put(path, &[], "").await.and_then(Reply::accepted)) })?;
+        explain(answer, what).map(drop)
+    }
+
     /// The query that all reads carry.
     pub(super) fn query(&self) -> Vec<(&str, &str)> {
         let mut query = Vec::new();
@@ -59,15 +67,21 @@ impl ConnectionArgs {
 pub(super) fn explain<T>(result: Result<T, ClientError>, what: &str) -> anyhow::Result<T> {
     result.map_err(|error| {
         let unreachable = error.is_unreachable();
-        if error.code().is_some() {
+        if let ClientError::Status { code, body } = &error {
+            let (body, advice) = split_answer(body);
             // On one line, as Consul's commands say it: scripts search for it.
-            return anyhow::anyhow!("{what}: {error}");
+            let error = ClientError::Status { code: *code, body: body.to_owned() };
+            let error = anyhow::anyhow!("{what}: {error}");
+            return match advice {
+                Some(advice) => advise(error, advice),
+                None => error,
+            };
         }
         let error = anyhow::Error::new(error).context(what.to_owned());
         if unreachable {
             let advice =
                 "start an agent (`corediscover agent -dev`), or name it with -http-addr or CONSUL_HTTP_ADDR";
-            return crate::hint::advise(error, advice);
+            return advise(error, advice);
         }
         error
     })

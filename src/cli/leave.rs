@@ -1,8 +1,7 @@
 //! `corediscover leave`: the agent leaves the cluster gracefully, and ends.
 
-use super::connection::{ConnectionArgs, explain};
-use super::{EXIT_FINE, Output, block_on};
-use crate::client::Reply;
+use super::connection::ConnectionArgs;
+use super::{EXIT_FINE, Output};
 
 /// Arguments of `leave`.
 #[derive(clap::Args)]
@@ -13,10 +12,7 @@ pub(crate) struct Args {
 
 /// Runs the command.
 pub(crate) fn run(args: Args, output: &mut Output) -> anyhow::Result<u8> {
-    let client = args.connection.client()?;
-    let answer =
-        block_on(async { Ok(client.put("/v1/agent/leave", &[], "").await.and_then(Reply::accepted)) })?;
-    explain(answer, "Error leaving")?;
+    args.connection.order("/v1/agent/leave", "Error leaving")?;
     output.data("Graceful leave complete\n")?;
     Ok(EXIT_FINE)
 }

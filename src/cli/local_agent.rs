@@ -1,12 +1,14 @@
 //! The agent of this binary, run in this process as bootstrap decides.
 
+use std::sync::Arc;
+
 use anyhow::Context as _;
 use async_trait::async_trait;
 use clap::Parser;
 use tokio_util::sync::CancellationToken;
 
-use super::agent;
-use crate::agent::config::{Fragment, Settings};
+use super::{agent, logging};
+use crate::agent::config::{Fragment, Settings, Source};
 use crate::agent::{Agent, Birth, probe};
 use crate::bootstrap::{AgentHandle, AgentRunner, AgentStatus};
 use crate::hint::fault;
@@ -25,30 +27,49 @@ struct Line {
     args: agent::Args,
 }
 
-/// Runs one agent at a time with the settings that the flags gave.
-pub(super) struct LocalAgent {
-    settings: Settings,
+/// The agent's flags, checked.
+pub(super) struct Checked {
+    pub(super) settings: Settings,
+    args: agent::Args,
+    decided: Fragment,
 }
 
-impl LocalAgent {
+impl Checked {
     /// Checks the flags; `decided` is what bootstrap's own flags say and wins over them.
     pub(super) fn new(flags: &[String], decided: Fragment) -> anyhow::Result<Self> {
         let line = Line::try_parse_from(std::iter::once("agent").chain(flags.iter().map(String::as_str)))
             .map_err(|error| fault(format!("the agent's flags: {error}"), "they stand after `--`"))?;
         line.args.follow_parent()?;
-        let settings = line.args.settings(decided)?;
+        let settings = line.args.clone().settings(decided.clone())?;
         if settings.server || settings.bootstrap {
             return Err(fault(
                 "-server, -bootstrap and -bootstrap-expect cannot be given to the agent here",
                 "bootstrap decides which machines are servers; say how many with --expect",
             ));
         }
-        Ok(Self { settings })
+        Ok(Self { settings, args: line.args, decided })
+    }
+}
+
+/// Runs one agent at a time with the settings that the flags gave.
+pub(super) struct LocalAgent {
+    /// As at the start of the process.
+    settings: Settings,
+    source: Arc<Source>,
+}
+
+impl LocalAgent {
+    /// `level` is that of the log, which a reload may change.
+    pub(super) fn new(checked: Checked, level: logging::Level) -> Self {
+        let Checked { settings, args, decided } = checked;
+        let read = move || args.clone().settings(decided.clone());
+        let taken = move |settings: &Settings| level.set(&settings.log_level);
+        Self { source: Arc::new(Source::new(settings.clone(), read, taken)), settings }
     }
 
-    /// The checked settings.
-    pub(super) fn settings(&self) -> &Settings {
-        &self.settings
+    /// Where the settings came from.
+    pub(super) fn source(&self) -> Arc<Source> {
+        self.source.clone()
     }
 
     fn raft_folder(&self) -> anyhow::Result<std::path::PathBuf> {
@@ -67,7 +88,7 @@ impl AgentRunner for LocalAgent {
     }
 
     async fn start(&self, plan: Plan) -> anyhow::Result<AgentHandle> {
-        let mut settings = self.settings.clone();
+        let mut settings = self.source.settings();
         let initial = match plan.role {
             Role::Server { initial } => {
                 settings.server = true;
@@ -76,7 +97,8 @@ impl AgentRunner for LocalAgent {
             Role::Client => None,
         };
         settings.retry_join.extend(plan.join);
-        let agent = Agent::start(settings, Birth::Decided { cluster: plan.cluster_id, initial }).await?;
+        let birth = Birth::Decided { cluster: plan.cluster_id, initial };
+        let agent = Agent::start(settings, birth, self.source()).await?;
         let (status_sender, status) = tokio::sync::watch::channel(AgentStatus::default());
         let mut state = agent.state();
         let stop = CancellationToken::new();

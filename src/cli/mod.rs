@@ -20,6 +20,7 @@ mod members;
 mod operator;
 mod output;
 mod registrator;
+mod reload;
 mod signals;
 mod status;
 mod table;
@@ -74,6 +75,8 @@ enum Command {
     Join(join::Args),
     /// Make the agent leave the cluster gracefully, and end.
     Leave(leave::Args),
+    /// Make the agent read its configuration files again.
+    Reload(reload::Args),
     /// Turn a failed member into one that has left.
     ForceLeave(force_leave::Args),
     /// Print what the agent knows about itself.
@@ -122,6 +125,7 @@ fn run(command: Command, output: &mut Output) -> anyhow::Result<u8> {
         Command::Members(args) => members::run(args, output),
         Command::Join(args) => join::run(args, output),
         Command::Leave(args) => leave::run(args, output),
+        Command::Reload(args) => reload::run(args, output),
         Command::ForceLeave(args) => force_leave::run(args, output),
         Command::Info(args) => info::run(args, output),
         Command::Kv(args) => kv::run(args, output),

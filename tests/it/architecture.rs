@@ -179,7 +179,11 @@ fn collect(folder: &Path, files: &mut Vec<PathBuf>) {
 fn is_test_file(path: &Path) -> bool {
     path.components().any(|part| {
         let part = part.as_os_str().to_string_lossy();
-        part == "tests" || part == "tests.rs" || part.ends_with("_tests.rs") || part == "testing.rs"
+        part == "tests"
+            || part == "tests.rs"
+            || part.ends_with("_tests")
+            || part.ends_with("_tests.rs")
+            || part == "testing.rs"
     })
 }
 

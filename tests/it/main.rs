@@ -16,6 +16,7 @@ mod image;
 mod linearizability;
 mod provision;
 mod registrator;
+mod reload;
 mod replacement;
 mod replication;
 mod stress;

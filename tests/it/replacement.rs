@@ -415,7 +415,8 @@ fn a_recovery_renews_the_certificate_in_etcd_and_machines_that_come_later_join_t
     survivor.stop();
     survivor.start();
     writes_go_on(&survivor, "after-a-restart");
-    assert_eq!(cluster_of(&survivor, &survivor).as_deref(), Some(tells.as_str()));
+    let again = eventually(PATIENCE, "its tags name a cluster", || cluster_of(&survivor, &survivor));
+    assert_eq!(again, tells);
 }
 
 /// The cluster that a member says it is in.

@@ -6,6 +6,7 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 use serde_json::{Map, Value};
 
+use super::Definition;
 use super::fragment::Fragment;
 use crate::hint::{WithHint as _, fault};
 use crate::model::duration;
@@ -121,11 +122,17 @@ pub fn parse_file(name: &str, text: &str) -> anyhow::Result<Fragment> {
         .with_context(|| format!("failed to parse {name}"))
         .hint("configuration files are JSON objects with Consul's keys")?;
     let Value::Object(map) = value else { bail!("failed to parse {name}: a JSON object is expected") };
-    let mut reader = Reader { fragment: Fragment::default(), errors: Vec::new() };
+    let mut reader = Reader { file: name, fragment: Fragment::default(), errors: Vec::new() };
     for (key, value) in &map {
         reader.top(key, value);
     }
     if reader.errors.is_empty() {
+        for service in &reader.fragment.services {
+            service.service()?;
+        }
+        for check in &reader.fragment.checks {
+            check.check()?;
+        }
         return Ok(reader.fragment);
     }
     let count = reader.errors.len();
@@ -134,12 +141,13 @@ pub fn parse_file(name: &str, text: &str) -> anyhow::Result<Fragment> {
     bail!("failed to parse {name}: {count} {plural} occurred:\n{list}")
 }
 
-struct Reader {
+struct Reader<'a> {
+    file: &'a str,
     fragment: Fragment,
     errors: Vec<String>,
 }
 
-impl Reader {
+impl Reader<'_> {
     fn top(&mut self, key: &str, value: &Value) {
         if value.is_null() {
             return;
@@ -178,8 +186,8 @@ impl Reader {
             "check_update_interval" => self.fragment.check_update_interval = self.duration(key, value),
             "replace" => self.fragment.replace = self.text(key, value),
             "replace_after" => self.fragment.replace_after = self.duration(key, value),
-            "service" | "services" => self.fragment.services.extend(objects(value)),
-            "check" | "checks" => self.fragment.checks.extend(objects(value)),
+            "service" | "services" => self.fragment.services.extend(self.definitions(value)),
+            "check" | "checks" => self.fragment.checks.extend(self.definitions(value)),
             "addresses" => self.group(key, value, Self::address),
             "ports" => self.group(key, value, Self::port),
             "dns_config" => self.group(key, value, Self::dns),
@@ -366,11 +374,10 @@ impl Reader {
         }
         parsed
     }
-}
 
-fn objects(value: &Value) -> Vec<Value> {
-    match value {
-        Value::Array(list) => list.clone(),
-        single => vec![single.clone()],
+    /// One, or a list of them.
+    fn definitions(&self, value: &Value) -> Vec<Definition> {
+        let values = value.as_array().map_or(std::slice::from_ref(value), Vec::as_slice);
+        values.iter().map(|value| Definition { file: self.file.to_owned(), value: value.clone() }).collect()
     }
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use serde_json::Value;
+use super::Definition;
 
 /// What one source says. Field names are Consul's configuration keys.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -56,10 +56,10 @@ pub struct Fragment {
     pub soa_retry: Option<i64>,
     pub soa_expire: Option<i64>,
     pub soa_min_ttl: Option<i64>,
-    /// Service definitions as written, for `model::api`.
-    pub services: Vec<Value>,
-    /// Check definitions as written.
-    pub checks: Vec<Value>,
+    /// Service definitions, for `model::api`.
+    pub services: Vec<Definition>,
+    /// Check definitions.
+    pub checks: Vec<Definition>,
     /// What to tell the operator: keys that are accepted and have no effect.
     pub warnings: Vec<String>,
 }

@@ -6,8 +6,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use serde_json::Value;
 
+use super::Definition;
 use super::fragment::Fragment;
 use super::servers::{birth, replace_after, replace_mode};
 use crate::hint::{WithHint as _, fault};
@@ -157,10 +157,10 @@ pub struct Settings {
     pub replace_after: Duration,
     /// How long a check whose output alone changed may wait.
     pub check_update_interval: Duration,
-    /// Services of the configuration, as written.
-    pub services: Vec<Value>,
-    /// Checks of the configuration, as written.
-    pub checks: Vec<Value>,
+    /// Services of the configuration.
+    pub services: Vec<Definition>,
+    /// Checks of the configuration.
+    pub checks: Vec<Definition>,
     /// What the operator should know.
     pub warnings: Vec<String>,
 }

@@ -11,6 +11,7 @@ impl Inner {
     pub(super) fn status(&self) -> ConsensusStatus {
         let known = self.freshness().known_leader;
         let leader = self.leader.borrow().clone().filter(|_| known);
+        let last = self.raft.data_metrics().borrow_watched().last_log;
         let metrics = self.raft.metrics();
         let metrics = metrics.borrow_watched();
         let membership = metrics.membership_config.membership();
@@ -33,7 +34,8 @@ impl Inner {
             term: metrics.current_term,
             leader_address: leader.as_ref().map(|leader| leader.peer.address.to_string()),
             leader_name: leader.as_ref().map(|leader| leader.peer.name.clone()),
-            last_log_index: metrics.last_log_index.unwrap_or(0),
+            last_log_index: last.as_ref().map_or(0, |log_id| log_id.index),
+            last_log_term: Some(last.as_ref().map_or(0, |log_id| log_id.committed_leader_id().term)),
             commit_index: metrics.cluster_committed.map_or(0, |log_id| log_id.index),
             applied_index: metrics.last_applied.map_or(0, |log_id| log_id.index),
             peers: peers.collect(),

@@ -173,6 +173,7 @@ async fn three_servers_elect_write_through_any_and_read_what_was_written() {
     let status = cluster.all[(leader + 1) % 3].server().status().await;
     assert_eq!(status.leader_name, Some(cluster.all[leader].peer.name.clone()));
     assert_eq!(status.state, ConsensusState::Follower);
+    assert_eq!(status.last_log_term, Some(status.term));
     assert_eq!(status.peers.iter().filter(|peer| peer.voter).count(), 3);
     assert_eq!(cluster.all[leader].server().status().await.state, ConsensusState::Leader);
     for machine in &cluster.all {
@@ -245,6 +246,46 @@ async fn a_leader_that_was_restarted_at_once_leads_only_if_it_is_elected_again()
     assert_eq!(value(cluster.all[leader].replica(), "k").unwrap(), "1");
     let term = again.inner.status().term;
     assert!(term > old, "the term is still {term}: what it committed in its earlier life is not known");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_status_tells_the_term_of_the_last_entry_so_that_a_long_tail_of_an_old_term_is_seen() {
+    // More than elections add.
+    const TAIL: u64 = 60;
+    let mut cluster = Machines::born(12, 3).await;
+    // A leader alone goes on to append, and nothing of that is acknowledged. It may be deposed just before.
+    let (alone, longer) = loop {
+        let leader = cluster.leader().await;
+        let others = [(leader + 1) % 3, (leader + 2) % 3];
+        write(cluster.all[leader].server(), "k", "v").await;
+        for other in others {
+            cluster.all[other].stop().await;
+        }
+        let inner = cluster.all[leader].server().inner.clone();
+        let end = inner.status().last_log_index + TAIL;
+        let writes =
+            (0..TAIL).map(|count| inner.propose_here(encode(&put(&format!("k{count}"), "v")).unwrap()));
+        let appended = tokio::select! {
+            _ = futures_util::future::select_all(writes.map(Box::pin)) => false,
+            () = until("a tail", || (inner.status().last_log_index >= end).then_some(())) => true,
+        };
+        let status = inner.status();
+        if appended {
+            cluster.all[leader].stop().await;
+        }
+        for other in others {
+            cluster.all[other].start(None).await;
+        }
+        if appended {
+            break (leader, status);
+        }
+    };
+    let leader = cluster.leader().await;
+    write(cluster.all[leader].server(), "k", "later").await;
+    let later = cluster.all[leader].server().inner.status();
+    assert_ne!(leader, alone);
+    assert!(later.last_log_index < longer.last_log_index);
+    assert!(later.last_log_term > longer.last_log_term, "{later:?} {longer:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -117,6 +117,9 @@ pub struct ConsensusStatus {
     pub leader_name: Option<String>,
     /// Index of the last entry in the log.
     pub last_log_index: u64,
+    /// The term that it was written in; a server of the first release does not tell it.
+    #[serde(default)]
+    pub last_log_term: Option<u64>,
     /// Index up to which a majority has it.
     pub commit_index: u64,
     /// Index up to which it is applied here.

@@ -51,6 +51,9 @@ pub struct Identity {
     pub debug_config: BTreeMap<String, serde_json::Value>,
 }
 
+/// Asks that the configuration is read again: where the answer goes, an error as text for a person.
+pub type ReloadRequest = tokio::sync::oneshot::Sender<Result<(), String>>;
+
 /// What a part of the agent holds. Cheap to clone.
 #[derive(Clone)]
 pub struct AgentHandle {

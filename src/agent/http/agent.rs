@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hyper::StatusCode;
+use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::Api;
@@ -184,7 +185,17 @@ pub(super) fn leave(api: &Api) -> Answer {
     Answer::empty()
 }
 
-pub(super) fn reload(api: &Api) -> Answer {
-    api.settings.reload.notify_one();
-    Answer::empty()
+/// Answers when everything has been read and taken, or why nothing was.
+pub(super) async fn reload(api: &Api) -> Result<Answer, HttpError> {
+    let (request, done) = oneshot::channel();
+    let Some(desk) = &api.settings.reload else {
+        return Err(HttpError::Internal("this agent has no configuration to read again".to_owned()));
+    };
+    desk.try_send(request)
+        .map_err(|_| HttpError::Internal("the configuration is being read again already".to_owned()))?;
+    match done.await {
+        Ok(Ok(())) => Ok(Answer::empty()),
+        Ok(Err(text)) => Err(HttpError::Internal(text)),
+        Err(_) => Err(HttpError::Stopping),
+    }
 }

@@ -24,17 +24,15 @@ mod status;
 #[cfg(test)]
 mod tests;
 
-use std::sync::Arc;
-
 use hyper::StatusCode;
-use tokio::sync::Notify;
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use self::error::HttpError;
 use self::request::Request;
 use self::response::{Answer, ReadMeta};
 use self::router::Endpoint;
-use crate::agent::handle::AgentHandle;
+use crate::agent::handle::{AgentHandle, ReloadRequest};
 use crate::model::catalog::Status;
 
 pub use self::server::{Address, AddressError, Limits, Listeners, bind, run, start, start_with};
@@ -44,8 +42,8 @@ pub use self::server::{Address, AddressError, Limits, Listeners, bind, run, star
 pub struct Settings {
     /// Limits on connections, bodies and time.
     pub limits: Limits,
-    /// Rung by `PUT /v1/agent/reload`.
-    pub reload: Arc<Notify>,
+    /// Who carries out `PUT /v1/agent/reload`; `None` is nobody.
+    pub reload: Option<mpsc::Sender<ReloadRequest>>,
 }
 
 /// What all connections share.
@@ -143,7 +141,7 @@ impl Api {
             Endpoint::AgentJoin => agent::join(self, request).await,
             Endpoint::AgentForceLeave => agent::force_leave(self, request).await,
             Endpoint::AgentLeave => Ok(agent::leave(self)),
-            Endpoint::AgentReload => Ok(agent::reload(self)),
+            Endpoint::AgentReload => agent::reload(self).await,
             Endpoint::AgentServiceRegister => register::service(self, request).await,
             Endpoint::AgentServiceDeregister => register::remove_service(self, request).await,
             Endpoint::AgentServiceMaintenance => register::service_maintenance(self, request).await,

@@ -122,6 +122,7 @@ fn raft(status: &ConsensusStatus, freshness: Freshness) -> BTreeMap<&'static str
         ("commit_index", status.commit_index.to_string()),
         ("last_contact", last_contact),
         ("last_log_index", status.last_log_index.to_string()),
+        ("last_log_term", status.last_log_term.unwrap_or(0).to_string()),
         ("num_peers", others.to_string()),
         ("state", state.to_owned()),
         ("term", status.term.to_string()),

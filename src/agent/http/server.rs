@@ -208,7 +208,7 @@ pub fn start(listeners: Listeners, agent: AgentHandle, spawner: &Spawner) {
     start_with(listeners, agent, Settings::default(), spawner);
 }
 
-/// As [`start`], with other limits or somebody who listens for `reload`.
+/// As [`start`], with other limits or somebody who carries out `reload`.
 pub fn start_with(listeners: Listeners, agent: AgentHandle, settings: Settings, spawner: &Spawner) {
     spawner.start("http", run(listeners, agent, settings, spawner.stop_token()));
 }

@@ -49,7 +49,16 @@ pub struct Settings {
     /// Services from configuration files.
     pub services: Vec<ServiceRegistration>,
     /// Checks from configuration files.
-    pub checks: Vec<CheckRegistration>,
+    pub checks: Vec<ConfiguredCheck>,
+}
+
+/// A check from a configuration file.
+#[derive(Debug, Clone)]
+pub struct ConfiguredCheck {
+    /// The file, for who has to correct it.
+    pub file: String,
+    /// The check.
+    pub check: CheckRegistration,
 }
 
 impl Settings {
@@ -143,7 +152,7 @@ impl LocalState {
     pub async fn reload(
         &self,
         services: Vec<ServiceRegistration>,
-        checks: Vec<CheckRegistration>,
+        checks: Vec<ConfiguredCheck>,
     ) -> anyhow::Result<()> {
         let shared = self.shared.clone();
         tokio::task::spawn_blocking(move || {
@@ -214,26 +223,30 @@ impl Shared {
     fn configure(
         &self,
         services: &[ServiceRegistration],
-        checks: &[CheckRegistration],
+        checks: &[ConfiguredCheck],
         again: bool,
     ) -> anyhow::Result<()> {
         let now = self.now();
         let mut state = self.state.lock();
         let named: BTreeSet<&str> =
             services.iter().map(|registration| registration.service.id.as_str()).collect();
-        for check in checks.iter().filter(|check| !check.service_id.is_empty()) {
+        for ConfiguredCheck { file, check } in checks {
+            if check.service_id.is_empty() {
+                continue;
+            }
             let id = check.service_id.as_str();
             let is_there = named.contains(id) || state.service_source(id) == Some(Source::Client);
             if !is_there {
                 let error = LocalError::UnknownServiceOfCheck(id.to_owned());
                 return Err(error)
-                    .with_context(|| format!("check {:?} of the configuration", check.check_id));
+                    .with_context(|| format!("failed to parse {file}: check {:?}", check.check_id))
+                    .hint("define the service in a configuration file too, or take its id out of the check");
             }
         }
         let named_checks: BTreeSet<&str> = services
             .iter()
             .flat_map(|registration| &registration.checks)
-            .chain(checks)
+            .chain(checks.iter().map(|configured| &configured.check))
             .map(|check| check.check_id.as_str())
             .collect();
         let surplus: Vec<String> = state
@@ -264,6 +277,7 @@ impl Shared {
         for registration in services {
             state.put_service(registration.service.clone(), Source::Configuration);
         }
+        let checks = checks.iter().map(|configured| &configured.check);
         for check in services.iter().flat_map(|registration| &registration.checks).chain(checks) {
             state.put_check(check.clone(), Source::Configuration, !again, now);
         }

@@ -10,7 +10,7 @@ use async_trait::async_trait;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-use super::{LocalState, Settings};
+use super::{ConfiguredCheck, LocalState, Settings};
 use crate::agent::handle::{
     Consensus, ConsensusStatus, Freshness, KvRead, Local, LocalError, Maintenance, NoLeader, ProbeBoard,
     ProposeError, ReadMode, Replica,
@@ -480,8 +480,12 @@ async fn services_of_the_configuration_are_not_on_disk_and_follow_a_reload() {
     assert_eq!(agent.local.checks()["a"].status, Status::Passing);
     agent.local.reload(vec![service("web-2", vec![])], vec![]).await.unwrap();
     until("reloaded", || agent.machine.services() == ["web-2"]).await;
-    let stray = agent.local.reload(vec![], vec![tcp("x", "nowhere")]).await;
-    assert!(format!("{:#}", stray.unwrap_err()).contains("\"nowhere\" does not exist"));
+    let stray = agent
+        .local
+        .reload(vec![], vec![ConfiguredCheck { file: "x.json".to_owned(), check: tcp("x", "nowhere") }])
+        .await;
+    let text = format!("{:#}", stray.unwrap_err());
+    assert!(text.contains("x.json") && text.contains("\"nowhere\" does not exist"), "{text}");
     assert_eq!(agent.local.services().keys().collect::<Vec<_>>(), ["web-2"]);
     agent.stop().await;
 

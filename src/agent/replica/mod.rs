@@ -284,6 +284,7 @@ impl Consensus for Client {
                     leader_address: None,
                     leader_name: None,
                     last_log_index: 0,
+                    last_log_term: None,
                     commit_index: 0,
                     applied_index,
                     peers: Vec::new(),

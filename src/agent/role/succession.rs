@@ -16,7 +16,7 @@ use crate::model::membership::MemberStatus;
 use crate::model::names::ClusterId;
 use crate::model::sync::servers::{ServerMember, TAG_EPOCH};
 
-/// How often it is looked whether a successor is there.
+/// How often it is looked whether a successor is there, beside each change of the members.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 /// How long a server may take for its answer.
 const ANSWER_WAIT: Duration = Duration::from_secs(2);
@@ -24,8 +24,16 @@ const ANSWER_WAIT: Duration = Duration::from_secs(2);
 impl Roles {
     /// Waits until a successor of our cluster is there, which its own leader says with a majority.
     pub(super) async fn until_succeeded(&self) -> ClusterId {
+        let mut members = self.gossip.changes();
         loop {
-            tokio::time::sleep(LOOK_INTERVAL).await;
+            // At once when gossip shows somebody new: a majority that was given up and comes back would go on as the old
+            // cluster until then.
+            let somebody_new = async {
+                if members.changed().await.is_err() {
+                    std::future::pending::<()>().await;
+                }
+            };
+            let _timed_out = tokio::time::timeout(LOOK_INTERVAL, somebody_new).await.is_err();
             let Some(own) = self.cluster().or_else(|| self.machine.told.clone()) else { continue };
             for (address, cluster) in self.strangers(&own) {
                 match self.ask_lineage(address).await {
@@ -137,13 +145,14 @@ impl Roles {
         if server.server.is_in_touch() {
             return Err("the cluster has a leader: there is nothing to recover".to_owned());
         }
-        let mine = server.server.status().await.last_log_index;
+        let mine = server.server.status().await;
         for address in self.other_servers() {
             match self.ask_status(address, server).await {
-                Ok(status) if status.last_log_index > mine => {
+                Ok(theirs) if is_ahead(&theirs, &mine) => {
                     return Err(format!(
-                        "the server at {address} has more of the log ({} against {mine}): recover there",
-                        status.last_log_index
+                        "the log of the server at {address} is more up to date ({} against {}): recover there",
+                        last_entry(&theirs),
+                        last_entry(&mine)
                     ));
                 }
                 Ok(_) => {}
@@ -187,5 +196,62 @@ impl Roles {
         let router = Arc::new(Router::default());
         let listener = Listener::bind(parts::rpc_address(settings), identity.clone(), router.clone()).await?;
         RunningServer::open(machine, &self.gossip, identity, listener, router, machine.replica.clone()).await
+    }
+}
+
+/// Whether `theirs` may hold what was acknowledged and is missing in `mine`. As raft compares logs: the later last term
+/// wins whatever the lengths are, because entries of an older term behind it were never acknowledged.
+fn is_ahead(theirs: &ConsensusStatus, mine: &ConsensusStatus) -> bool {
+    match (theirs.last_log_term, mine.last_log_term) {
+        (Some(their_term), Some(my_term)) => {
+            (their_term, theirs.last_log_index) > (my_term, mine.last_log_index)
+        }
+        // A server of the first release tells its index only.
+        _ => theirs.last_log_index > mine.last_log_index,
+    }
+}
+
+fn last_entry(status: &ConsensusStatus) -> String {
+    let index = status.last_log_index;
+    status
+        .last_log_term
+        .map_or_else(|| format!("index {index}"), |term| format!("term {term}, index {index}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{is_ahead, last_entry};
+    use crate::agent::handle::{ConsensusState, ConsensusStatus};
+
+    fn log(term: Option<u64>, index: u64) -> ConsensusStatus {
+        ConsensusStatus {
+            state: ConsensusState::Follower,
+            term: 9,
+            leader_address: None,
+            leader_name: None,
+            last_log_index: index,
+            last_log_term: term,
+            commit_index: 0,
+            applied_index: 0,
+            peers: Vec::new(),
+            storage: None,
+        }
+    }
+
+    #[test]
+    fn of_two_survivors_the_one_with_the_later_last_term_is_ahead_however_long_the_other_log_is() {
+        let (longer, later) = (log(Some(2), 500), log(Some(3), 100));
+        assert!(is_ahead(&later, &longer) && !is_ahead(&longer, &later));
+        assert!(is_ahead(&log(Some(3), 101), &later) && !is_ahead(&later, &log(Some(3), 101)));
+        assert!(!is_ahead(&later, &later), "either may be recovered");
+        assert_eq!(last_entry(&later), "term 3, index 100");
+    }
+
+    #[test]
+    fn a_survivor_that_tells_no_term_is_compared_by_its_index() {
+        let old = log(None, 200);
+        assert!(is_ahead(&old, &log(Some(7), 100)) && is_ahead(&log(Some(1), 300), &old));
+        assert!(!is_ahead(&old, &log(Some(1), 200)));
+        assert_eq!(last_entry(&old), "index 200");
     }
 }

@@ -18,12 +18,11 @@ use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
 use reqwest::Method;
 
-use super::claims::{Changes, ClaimStore};
+use super::claims::{Changes, ClaimStore, NewClaim};
 use super::etcd::Tls;
 use super::keys::{Keys, StoredDetails};
 use crate::hint::WithHint as _;
-use crate::model::election::{Certificate, ClaimDetails, Revision, View};
-use crate::model::names::MachineId;
+use crate::model::election::{Certificate, Revision, View};
 use answer::{COMPARE_FAILED, INDEX_CLEARED, KEY_EXISTS, KEY_NOT_FOUND, Read, Tree};
 pub(super) use http::Http;
 
@@ -197,50 +196,45 @@ impl ClaimStore for EtcdV2 {
         }))
     }
 
-    async fn put_claim(
-        &self,
-        machine_id: &MachineId,
-        address: &str,
-        details: &ClaimDetails,
-        replaces: Option<Revision>,
-    ) -> Result<bool> {
+    async fn write_claim(&self, claim: NewClaim<'_>) -> Result<bool> {
+        let NewClaim { machine_id, address, details, replaces } = claim;
         let stored = StoredDetails { details: details.clone(), address: Some(address.to_owned()) };
-        let claim = Held {
+        let ours = Held {
             machine_key: self.keys.machine(machine_id),
             address: address.to_owned(),
             details_key: self.keys.incarnation(machine_id),
             details: serde_json::to_string(&stored).context("cannot encode the claim")?,
         };
         let (tree, _) = self.served_tree().await?;
-        tree.refuse_directory(&claim.machine_key)?;
-        tree.refuse_directory(&claim.details_key)?;
-        let machine = tree.value_at(&claim.machine_key);
-        let other_half = tree.value_at(&claim.details_key);
+        tree.refuse_directory(&ours.machine_key)?;
+        tree.refuse_directory(&ours.details_key)?;
+        let machine = tree.value_at(&ours.machine_key);
+        let other_half = tree.value_at(&ours.details_key);
         let there = machine.map(|machine| other_half.map(|half| answer::claim_revision(machine, half)));
         if there != replaces.map(Some) {
             return Ok(false);
         }
         let condition = other_half.map_or(If::Free, |half| If::Index(half.modified));
-        if !self.put(&claim.details_key, &claim.details, true, condition).await? {
+        if !self.put(&ours.details_key, &ours.details, true, condition).await? {
             return Ok(false);
         }
         let mut won = match machine {
-            None => self.put(&claim.machine_key, address, true, If::Free).await?,
+            None => self.put(&ours.machine_key, address, true, If::Free).await?,
             Some(machine) if machine.value == address.as_bytes() => {
-                self.refresh(&claim.machine_key, address).await?
+                self.refresh(&ours.machine_key, address).await?
             }
-            Some(machine) => self.put(&claim.machine_key, address, true, If::Index(machine.modified)).await?,
+            Some(machine) => self.put(&ours.machine_key, address, true, If::Index(machine.modified)).await?,
         };
         if won {
             // Another machine with our id may have written its half between our two writes.
             let (tree, _) = self.served_tree().await?;
-            let half = tree.value_at(&claim.details_key);
-            won = half.is_some_and(|half| half.value == claim.details.as_bytes());
+            let half = tree.value_at(&ours.details_key);
+            won = half.is_some_and(|half| half.value == ours.details.as_bytes());
         }
         if won {
-            *self.held.lock() = Some(claim);
+            *self.held.lock() = Some(ours);
         } else {
-            self.take_back(&claim).await?;
+            self.take_back(&ours).await?;
         }
         Ok(won)
     }
@@ -256,14 +250,9 @@ impl ClaimStore for EtcdV2 {
         Ok(renewed)
     }
 
-    async fn create_certificate(&self, certificate: &Certificate) -> Result<bool> {
-        let value = encoded(certificate)?;
-        self.put(&self.keys.cluster(), &value, false, If::Free).await
-    }
-
-    async fn compare_and_swap_certificate(&self, old: Revision, certificate: &Certificate) -> Result<bool> {
-        let value = encoded(certificate)?;
-        self.put(&self.keys.cluster(), &value, false, If::Index(old)).await
+    async fn write_certificate(&self, certificate: &Certificate, replaces: Option<Revision>) -> Result<bool> {
+        let value = serde_json::to_string(certificate).context("cannot encode the birth certificate")?;
+        self.put(&self.keys.cluster(), &value, false, replaces.map_or(If::Free, If::Index)).await
     }
 
     async fn release(&self) -> Result<()> {
@@ -273,10 +262,6 @@ impl ClaimStore for EtcdV2 {
             None => Ok(()),
         }
     }
-}
-
-fn encoded(certificate: &Certificate) -> Result<String> {
-    serde_json::to_string(certificate).context("cannot encode the birth certificate")
 }
 
 /// One request that waits for the next event, again and again.

@@ -70,7 +70,7 @@ pub(crate) fn run(args: Args, output: &mut Output) -> anyhow::Result<u8> {
     };
     let docker = !args.no_docker && machine::docker_answers();
     block_on(async {
-        let stop = signals::stop_request()?;
+        let stop = signals::stop_request(signals::ignore_hangup)?;
         tokio::pin!(stop);
         let servers = SERVERS.min(args.machines);
         let mut cluster = Cluster::start(&addresses, servers, &coordinator, &scratch, docker)?;

@@ -2,145 +2,26 @@
 //! Here the agents are stand-ins; the real ones are started by the tests of `cluster` and `killed`.
 
 mod killed;
+mod machines;
+mod suite;
 mod tls;
 mod two_spaces;
 mod v2;
 
 use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use async_trait::async_trait;
 use corediscover::bootstrap::version::Space;
-use corediscover::bootstrap::{
-    self, AgentHandle, AgentRunner, AgentStatus, Api, ClaimStore, Embedded, EtcdV3, Settings,
-};
-use corediscover::model::election::birth::Patience;
-use corediscover::model::election::certificate::{bind, form, freeze};
-use corediscover::model::election::{ClaimDetails, Incarnation, Plan, Role};
-use corediscover::model::names::ClusterId;
-use corediscover::tasks::Tasks;
-use tokio::sync::watch;
-use tokio_util::sync::CancellationToken;
+use corediscover::bootstrap::{self, ClaimStore as _, Embedded, EtcdV3};
+use corediscover::model::election::{Plan, Role};
 
+use self::machines::{Machine, World, is_formed, may_initialise, until};
+use self::suite::{a_store_keeps_its_promises, details, since_start};
 use crate::support::etcd::Etcd;
 
 /// Generous: the machine may be busy. Nothing waits longer than it must.
 const DEADLINE: Duration = Duration::from_mins(1);
 const PREFIX: &str = "/consul.io/bootstrap";
-
-// ---- one suite for all stores ----
-
-fn details(number: u128) -> ClaimDetails {
-    ClaimDetails {
-        incarnation: Incarnation::from_random(number),
-        name: format!("m{number}"),
-        boot_id: "boot".to_owned(),
-        version: "1".to_owned(),
-        cluster: None,
-    }
-}
-
-/// What every store must do. `stores` are connections of three machines; their leases live for `ttl`.
-async fn a_store_keeps_its_promises<S: ClaimStore>(stores: [S; 3]) {
-    let ids = ["m1", "m2", "m3"].map(|id| id.parse().unwrap());
-    let [one, two, three] = &stores;
-    assert_eq!(one.snapshot().await.unwrap(), bootstrap_view());
-
-    // Claims are create-only and come in order of creation.
-    let mut changes = one.watch().await.unwrap();
-    assert!(two.put_claim(&ids[1], "10.0.0.2", &details(2), None).await.unwrap());
-    tokio::time::timeout(DEADLINE, changes.next()).await.expect("the watch tells").unwrap();
-    assert!(one.put_claim(&ids[0], "10.0.0.1", &details(1), None).await.unwrap());
-    assert!(!three.put_claim(&ids[0], "10.0.0.9", &details(9), None).await.unwrap(), "it is taken");
-    let view = three.snapshot().await.unwrap();
-    let seen: Vec<_> = view.claims.iter().map(|claim| (claim.machine_id.as_str(), &*claim.address)).collect();
-    assert_eq!(seen, [("m2", "10.0.0.2"), ("m1", "10.0.0.1")]);
-    assert_eq!(view.claims[1].details, details(1));
-
-    // A claim changes only by its revision, and keeps its place.
-    let mut renamed = details(2);
-    "renamed".clone_into(&mut renamed.name);
-    let revision = view.claims[0].revision;
-    assert!(two.put_claim(&ids[1], "10.0.0.2", &renamed, Some(revision)).await.unwrap());
-    assert!(!two.put_claim(&ids[1], "10.0.0.2", &details(2), Some(revision)).await.unwrap(), "it is old");
-    let view = two.snapshot().await.unwrap();
-    assert_eq!((view.claims[0].machine_id.as_str(), &*view.claims[0].details.name), ("m2", "renamed"));
-
-    // The certificate: one creator, then only compare-and-swap.
-    let first = freeze(&view.claims, 2, ClusterId::from_random(1)).unwrap();
-    let other = freeze(&view.claims, 1, ClusterId::from_random(2)).unwrap();
-    assert!(!one.compare_and_swap_certificate(1, &first).await.unwrap(), "there is nothing to swap");
-    assert!(one.create_certificate(&first).await.unwrap());
-    assert!(!two.create_certificate(&other).await.unwrap());
-    let (certificate, revision) = two.snapshot().await.unwrap().certificate.unwrap();
-    assert_eq!(certificate, first);
-    let next = form(&bind(&certificate, &details(1).incarnation).unwrap());
-    assert!(one.compare_and_swap_certificate(revision, &next).await.unwrap());
-    assert!(!two.compare_and_swap_certificate(revision, &other).await.unwrap(), "the revision is old");
-    let (certificate, _) = two.snapshot().await.unwrap().certificate.unwrap();
-    assert_eq!(certificate, next, "every field came back");
-
-    // A released claim is gone at once; without a renewal a lease ends, and with it the claim. The certificate stays.
-    two.release().await.unwrap();
-    let claims = one.snapshot().await.unwrap().claims;
-    assert_eq!(claims.len(), 1, "{claims:?}");
-    assert!(!two.renew().await.unwrap(), "nothing is left to renew");
-    assert!(one.renew().await.unwrap());
-    let end = Instant::now() + DEADLINE;
-    while !one.snapshot().await.unwrap().claims.is_empty() {
-        assert!(Instant::now() < end, "the claim never expires");
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
-    assert!(!one.renew().await.unwrap(), "the lease has ended");
-    assert!(one.put_claim(&ids[0], "10.0.0.1", &details(1), None).await.unwrap(), "a new lease, a new claim");
-    assert!(one.snapshot().await.unwrap().certificate.is_some());
-}
-
-fn bootstrap_view() -> corediscover::model::election::View {
-    corediscover::model::election::View::default()
-}
-
-fn since_start() -> bootstrap::embedded::Clock {
-    let start = Instant::now();
-    Arc::new(move || start.elapsed())
-}
-
-/// A real etcd, seen through one of its APIs.
-struct World {
-    etcd: Etcd,
-    space: Space,
-}
-
-impl World {
-    fn new(space: Space) -> Self {
-        let etcd = if space == Space::V2 { Etcd::start_with_v2() } else { Etcd::start() };
-        Self { etcd, space }
-    }
-
-    fn store(&self, ttl: Duration) -> bootstrap::Etcd {
-        self.store_at(PREFIX, ttl)
-    }
-
-    fn store_at(&self, prefix: &str, ttl: Duration) -> bootstrap::Etcd {
-        bootstrap::Etcd::new(vec![self.etcd.url()], prefix, None, ttl, Api::Only(self.space)).unwrap()
-    }
-
-    fn pairs(&self, prefix: &str) -> Vec<(String, String)> {
-        match self.space {
-            Space::V2 => self.etcd.pairs_v2(prefix),
-            Space::V3 => self.etcd.pairs(prefix),
-        }
-    }
-
-    fn wipe(&self) {
-        match self.space {
-            Space::V2 => self.etcd.remove_v2(PREFIX),
-            Space::V3 => drop(self.etcd.etcdctl(&["del", "--prefix", PREFIX])),
-        }
-    }
-}
 
 /// The test runs once by each API.
 macro_rules! by_both_apis {
@@ -196,120 +77,6 @@ async fn etcd_keeps_its_promises() {
             .iter()
             .any(|(key, address)| { key == "/consul.io/bootstrap/machines/m1" && address == "10.0.0.1" })
     );
-}
-
-// ---- machines with stand-ins for agents ----
-
-/// What the stand-in of one agent was asked to do.
-#[derive(Default)]
-struct Seen {
-    plans: Vec<Plan>,
-}
-
-/// A stand-in: it says that the cluster has formed as soon as it runs, if its machine may initialise.
-struct StandIn {
-    data_dir: PathBuf,
-    seen: watch::Sender<Seen>,
-    status: watch::Sender<AgentStatus>,
-    forms: bool,
-}
-
-#[async_trait]
-impl AgentRunner for StandIn {
-    fn has_raft_state(&self) -> anyhow::Result<bool> {
-        Ok(self.data_dir.join("raft").exists())
-    }
-
-    async fn start(&self, plan: Plan) -> anyhow::Result<AgentHandle> {
-        std::fs::create_dir_all(self.data_dir.join("raft"))?;
-        if self.forms {
-            let leader = matches!(plan.role, Role::Server { .. });
-            self.status.send_replace(AgentStatus {
-                formed: plan.cluster_id.clone(),
-                leader,
-                predecessors: Vec::new(),
-            });
-        }
-        self.seen.send_modify(|seen| seen.plans.push(plan));
-        let stop = CancellationToken::new();
-        let stopped = stop.clone();
-        let ended = Box::pin(async move {
-            stopped.cancelled().await;
-            Ok(())
-        });
-        Ok(AgentHandle::new(self.status.subscribe(), stop, ended))
-    }
-
-    async fn archive(&self, _: &ClusterId) -> anyhow::Result<()> {
-        Ok(std::fs::remove_dir_all(self.data_dir.join("raft"))?)
-    }
-
-    async fn probe(&self, _: &[String]) -> anyhow::Result<Option<ClusterId>> {
-        Ok(None)
-    }
-}
-
-/// One machine: a running `bootstrap::run`.
-struct Machine {
-    stop: CancellationToken,
-    seen: watch::Receiver<Seen>,
-    task: tokio::task::JoinHandle<anyhow::Result<()>>,
-}
-
-impl Machine {
-    fn start(number: usize, folder: &Path, store: impl ClaimStore + 'static, forms: bool) -> Self {
-        let data_dir = folder.join(format!("m{number}"));
-        let settings = Settings {
-            machine_id: format!("m{number}").parse().unwrap(),
-            address: format!("10.0.0.{number}"),
-            name: format!("m{number}"),
-            expect: 3,
-            data_dir: data_dir.clone(),
-            patience: Patience { other_claim: Duration::from_secs(4), stall: Duration::from_secs(2) },
-        };
-        let (seen, receiver) = watch::channel(Seen::default());
-        let status = watch::Sender::new(AgentStatus::default());
-        let runner = Arc::new(StandIn { data_dir, seen, status, forms });
-        let tasks = Tasks::default();
-        let (spawner, stop) = (tasks.spawner(), tasks.stop_token());
-        let task = async move {
-            let stopped = spawner.stop_token();
-            let ended = bootstrap::run(settings, Arc::new(store), runner, &spawner).await;
-            stopped.cancel();
-            tasks.run_until(std::future::ready(())).await.and(ended)
-        };
-        #[allow(clippy::disallowed_methods, reason = "each machine of the test has tasks of its own")]
-        let task = tokio::spawn(task);
-        Self { stop, seen: receiver, task }
-    }
-
-    /// Waits for the agent's start; gives its last plan.
-    async fn plan(&mut self) -> Plan {
-        let wait = self.seen.wait_for(|seen| !seen.plans.is_empty());
-        let seen = tokio::time::timeout(DEADLINE, wait).await.expect("an agent is started").unwrap();
-        seen.plans.last().unwrap().clone()
-    }
-
-    async fn stop(self) {
-        self.stop.cancel();
-        self.task.await.unwrap().expect("stops cleanly");
-    }
-}
-
-fn may_initialise(plan: &Plan) -> bool {
-    matches!(plan.role, Role::Server { initial: Some(_) })
-}
-
-async fn until(world: &World, what: &str, holds: impl Fn(&[(String, String)]) -> bool) {
-    let end = Instant::now() + DEADLINE;
-    while !holds(&world.pairs(PREFIX)) {
-        assert!(Instant::now() < end, "not within {DEADLINE:?}: {what}; {:?}", world.pairs(PREFIX));
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
-}
-
-fn is_formed(pairs: &[(String, String)]) -> bool {
-    pairs.iter().any(|(key, value)| key.ends_with("/cluster") && value.contains("\"formed\":true"))
 }
 
 async fn seven_machines_at_once_have_three_first_servers_twenty_times(world: World) {

@@ -132,6 +132,11 @@ impl Machine {
         self.arguments.splice(1..1, words(flags));
     }
 
+    /// Adds flags of the agent for the next start.
+    pub(crate) fn append_flags(&mut self, flags: &[&str]) {
+        self.arguments.extend(words(flags));
+    }
+
     /// Where `port` of this machine is.
     pub(crate) fn socket(&self, port: u16) -> SocketAddr {
         SocketAddr::from((self.address, port))

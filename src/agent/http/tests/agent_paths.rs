@@ -3,7 +3,7 @@
 use crate::agent::handle::Local as _;
 use crate::model::membership::{Member, MemberStatus};
 
-use super::Subject;
+use super::{Settings, Subject};
 
 #[tokio::test]
 async fn a_service_is_registered_shown_and_removed() {
@@ -157,12 +157,34 @@ async fn members_are_shown_joined_and_forced_out() {
 }
 
 #[tokio::test]
-async fn leave_and_reload_are_passed_on() {
+async fn leave_is_passed_on() {
     let subject = Subject::start().await;
-    subject.expect_put("/v1/agent/reload", "", 200, "").await;
-    subject.settings.reload.notified().await;
     subject.expect_put("/v1/agent/leave", "", 200, "").await;
     assert!(subject.shutdown.is_cancelled());
+}
+
+#[tokio::test]
+async fn a_reload_is_answered_when_it_is_done_or_with_what_is_wrong() {
+    let (desk, mut requests) = tokio::sync::mpsc::channel(1);
+    let settings = Settings { reload: Some(desk), ..Settings::default() };
+    let subject = Subject::start_with(settings, &[], false).await;
+    let carry_out = async {
+        for done in [Ok(()), Err("failed to parse a.json: x\nhint: y".to_owned())] {
+            requests.recv().await.unwrap().send(done).unwrap();
+        }
+        // The agent stops before it is done.
+        requests.recv().await.unwrap()
+    };
+    let ask = async {
+        subject.expect_put("/v1/agent/reload", "", 200, "").await;
+        subject.expect_put("/v1/agent/reload", "", 500, "failed to parse a.json: x\nhint: y").await;
+        let text = "The agent is shutting down";
+        subject.expect_put("/v1/agent/reload", "", 503, text).await;
+    };
+    tokio::join!(async { drop(carry_out.await) }, ask);
+    let nobody = Subject::start().await;
+    let text = "this agent has no configuration to read again";
+    nobody.expect_put("/v1/agent/reload", "", 500, text).await;
 }
 
 #[tokio::test]

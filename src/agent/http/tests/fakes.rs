@@ -11,11 +11,14 @@ use tokio::sync::watch;
 
 use crate::agent::handle::{
     Consensus, ConsensusState, ConsensusStatus, Freshness, JoinReport, KvRead, Local, LocalError,
-    Maintenance, Members, NoLeader, NoSuchMember, Peer, ProposeError, ReadMode, Replica, Topic, blocking,
+    Maintenance, Members, NoLeader, NoSuchMember, Order, OrderError, OrderReply, Peer, ProposeError,
+    ReadMode, Replica, Topic, Which, blocking,
 };
 use crate::model::catalog::{Catalog, Check, Command, KvAnswer, KvQuery, Reply, Service, Status};
 use crate::model::health::CheckKind;
 use crate::model::membership::Member;
+use crate::model::names::ClusterId;
+use crate::model::sync::servers::{Mode, Report, ServerReport};
 use crate::model::sync::{CheckRegistration, ServiceRegistration};
 
 /// A log of one server that commits at once.
@@ -25,6 +28,12 @@ pub(super) struct FakeConsensus {
     pub(super) has_leader: AtomicBool,
     pub(super) barriers: AtomicUsize,
     pub(super) last_contact: Mutex<Duration>,
+    /// What the leader says about the servers.
+    pub(super) report: Mutex<Report>,
+    /// What it was ordered, reports apart.
+    pub(super) orders: Mutex<Vec<Order>>,
+    /// Why it refuses orders and recoveries.
+    pub(super) refusal: Mutex<Option<String>>,
 }
 
 impl FakeConsensus {
@@ -35,6 +44,21 @@ impl FakeConsensus {
             has_leader: AtomicBool::new(true),
             barriers: AtomicUsize::new(0),
             last_contact: Mutex::default(),
+            report: Mutex::new(Report {
+                mode: Mode::Auto,
+                replace_after_ms: 30_000,
+                wanted: 3,
+                wanted_by_operator: false,
+                servers: Vec::new(),
+                pending: None,
+                proposal: None,
+                last: None,
+                reason: None,
+                epoch: 0,
+                predecessors: Vec::new(),
+            }),
+            orders: Mutex::default(),
+            refusal: Mutex::default(),
         }
     }
 
@@ -104,11 +128,38 @@ impl Consensus for FakeConsensus {
             leader_address: has_leader.then(|| peer.address.clone()),
             leader_name: has_leader.then(|| peer.name.clone()),
             last_log_index: 9,
+            last_log_term: Some(2),
             commit_index: 9,
             applied_index: 9,
             peers: vec![peer],
             storage: None,
         }
+    }
+
+    async fn recover(&self, cluster: ClusterId) -> Result<ClusterId, OrderError> {
+        match self.refusal.lock().clone() {
+            Some(why) => Err(OrderError::Refused(why)),
+            None => Ok(cluster),
+        }
+    }
+
+    async fn order(&self, order: Order) -> Result<OrderReply, OrderError> {
+        if !self.has_leader.load(Ordering::Relaxed) {
+            return Err(NoLeader.into());
+        }
+        if order == Order::Report {
+            return Ok(OrderReply::Report(Box::new(self.report.lock().clone())));
+        }
+        if let Some(why) = self.refusal.lock().clone() {
+            return Err(OrderError::Refused(why));
+        }
+        if let Order::Retire(Which::Id(id) | Which::Address(id)) = &order {
+            let stays =
+                |server: &ServerReport| ![&server.incarnation, &server.name, &server.address].contains(&id);
+            self.report.lock().servers.retain(stays);
+        }
+        self.orders.lock().push(order);
+        Ok(OrderReply::Done)
     }
 }
 

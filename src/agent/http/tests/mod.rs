@@ -5,6 +5,7 @@ mod blocking;
 mod catalog_paths;
 mod fakes;
 mod kv_paths;
+mod operator_paths;
 mod transport;
 
 use std::sync::Arc;
