@@ -218,23 +218,28 @@ impl Shared {
         }
     }
 
-    /// Forwards one request or frame, unless this is where the world stops; tells whether it was the last to pass.
+    /// Forwards one request or frame, unless the world has stopped; tells whether it was the last to pass. `None`: it is
+    /// where the world stops, and nobody hears of it.
     fn pass(&self, bytes: &[u8], mut upstream: &TcpStream) -> Option<bool> {
         let text = decoded(bytes);
         let mut state = self.lock();
         if state.stopped {
-            return None;
+            // The connection stays, as the one before it: etcd gives up what it was asked by somebody who hangs up.
+            return Some(false);
         }
         let stops = state.stop_at.filter(|(wanted, _)| step_of(&text) == Some(*wanted));
-        if let Some((_, moment)) = stops {
+        if let Some((_, Moment::Before)) = stops {
             state.reached = true;
-            state.stopped = moment == Moment::After;
             self.changed.notify_all();
-            if moment == Moment::Before {
-                return None;
-            }
+            return None;
         }
+        // Fails when the connection was ended meanwhile: then etcd has not heard of the step.
         upstream.write_all(bytes).ok()?;
+        if stops.is_some() {
+            state.reached = true;
+            state.stopped = true;
+            self.changed.notify_all();
+        }
         state.seen.push(text);
         Some(stops.is_some())
     }

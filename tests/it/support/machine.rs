@@ -17,6 +17,9 @@ pub(crate) const PATIENCE: Duration = Duration::from_mins(2);
 /// How long one HTTP request may take.
 const REQUEST_WAIT: Duration = Duration::from_secs(15);
 
+/// How much of a machine's log is shown when its test fails, in lines.
+const LOG_LINES_SHOWN: usize = 80;
+
 /// A machine that can be started, killed and started again with the same data.
 pub(crate) struct Machine {
     pub(crate) name: String,
@@ -227,6 +230,19 @@ impl Machine {
             .unwrap();
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         (output.status.code().unwrap_or(-1), text(&output.stdout), text(&output.stderr))
+    }
+}
+
+impl Drop for Machine {
+    /// What it said last is shown with the failure of its test.
+    #[allow(clippy::print_stdout, reason = "captured by `cargo test` until it is wanted")]
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let log = self.log();
+            let lines: Vec<&str> = log.lines().collect();
+            let last = &lines[lines.len().saturating_sub(LOG_LINES_SHOWN)..];
+            println!("---- the last lines of {}:\n{}", self.name, last.join("\n"));
+        }
     }
 }
 
