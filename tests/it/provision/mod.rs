@@ -1,5 +1,8 @@
 //! Provisioning: what the commands print is committed, linted, and taken by the real systemd and real shells.
 
+mod commands;
+mod parsers;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
@@ -48,7 +51,9 @@ fn specs() -> Vec<Spec> {
     let etcds = [
         Etcd::Local { discovery: None },
         Etcd::Local { discovery: Some(discovery) },
-        Etcd::new(endpoints, None).unwrap(),
+        Etcd::new(endpoints, None, vec![]).unwrap(),
+        Etcd::new(vec![], None, vec!["10.0.0.1".parse().unwrap(), "host-2.example.org".parse().unwrap()])
+            .unwrap(),
     ];
     let mut specs = Vec::new();
     for binary in binaries {
@@ -57,7 +62,7 @@ fn specs() -> Vec<Spec> {
                 specs.push(Spec {
                     binary: binary.parse().unwrap(),
                     etcd: etcd.clone(),
-                    fleet: address != AddressSource::Auto,
+                    fleet: address != AddressSource::Auto && etcd.join().is_empty(),
                     address,
                     ..Spec::default()
                 });
@@ -85,38 +90,6 @@ fn expect_file(path: &Path, text: &str) {
     }
     let committed = fs::read_to_string(path).unwrap_or_default();
     assert_eq!(committed, text, "{} is old: make regenerate", path.display());
-}
-
-#[test]
-fn the_committed_files_are_what_the_commands_print() {
-    let text = succeeded(corediscover().arg("cloud-config").output().unwrap());
-    expect_file(&repository().join("cloud-config/coreos.yaml"), &text);
-    for manager in ["systemd", "fleet"] {
-        let folder = tempfile::tempdir().unwrap();
-        let out = folder.path().join("new/folder");
-        let printed = succeeded(
-            corediscover().args(["units", &format!("--{manager}"), "--out"]).arg(&out).output().unwrap(),
-        );
-        let mut names = Vec::new();
-        for path in printed.lines().map(Path::new) {
-            let name = path.file_name().unwrap().to_str().unwrap().to_owned();
-            expect_file(
-                &repository().join("units").join(manager).join(&name),
-                &fs::read_to_string(path).unwrap(),
-            );
-            let mode = std::os::unix::fs::PermissionsExt::mode(&fs::metadata(path).unwrap().permissions());
-            assert_eq!(mode & 0o777, 0o644, "{name}");
-            names.push(name);
-        }
-        names.sort();
-        let mut committed: Vec<String> = fs::read_dir(repository().join("units").join(manager))
-            .unwrap()
-            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
-            .collect();
-        committed.sort();
-        assert_eq!(names, committed, "units/{manager}");
-        assert_eq!(fs::read_dir(&out).unwrap().count(), names.len(), "nothing else is left in the folder");
-    }
 }
 
 #[test]
@@ -356,6 +329,14 @@ fn options_that_do_not_fit_together_are_usage_errors() {
         &["cloud-config", "--binary", "url=https://a/b"],
         &["units"],
         &["units", "--fleet", "--systemd", "--out", "x"],
+        &["units", "--fleet", "--join", "10.0.0.1", "--out", "x"],
+        &["cloud-init", "--join", "10.0.0.1", "--etcd", "http://a:2379"],
+        &["ignition", "--spec", "3.5.0"],
+        &["butane", "--variant", "rhcos"],
+        &["compose", "--binary", "path=/opt/bin/corediscover"],
+        &["sysext", "--binary", "image=a", "--out", "x"],
+        &["vagrant", "--servers", "5", "--out", "x"],
+        &["diff", "a"],
     ] {
         let output = corediscover().args(words).output().unwrap();
         let stderr = String::from_utf8(output.stderr).unwrap();
