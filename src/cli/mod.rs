@@ -19,6 +19,7 @@ mod info;
 mod join;
 mod kv;
 mod leave;
+mod lint;
 mod local_agent;
 mod logging;
 mod members;
@@ -77,6 +78,8 @@ enum Command {
     Sysext(sysext::Args),
     /// Write a Vagrantfile for a cluster on one desk.
     Vagrant(vagrant::Args),
+    /// Find what machines would read differently than it was meant, in user-data and units.
+    Lint(lint::Args),
     /// Show what two spec files do differently.
     Diff(diff::Args),
     /// Print the docker command that starts an agent container: `$(… cmd:run 10.0.0.1 -d)`.
@@ -142,6 +145,7 @@ fn run(command: Command, output: &mut Output) -> anyhow::Result<u8> {
         Command::Compose(args) => compose::run(args, output),
         Command::Sysext(args) => sysext::run(args, output),
         Command::Vagrant(args) => vagrant::run(args, output),
+        Command::Lint(args) => lint::run(args, output),
         Command::Diff(args) => diff::run(args, output),
         Command::CmdRun(args) => cmd_run::run(args, output),
         Command::Bootstrap(args) => bootstrap::run(args, output),

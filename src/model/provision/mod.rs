@@ -24,5 +24,6 @@ pub mod spec_file;
 pub mod sysext;
 pub mod units;
 pub mod vagrant;
+mod yaml;
 
 pub use spec::{Spec, SpecError};

@@ -1,31 +1,50 @@
 //! `corediscover.yaml`: the settings of a cluster in a file. It says what the flags say, in the same words.
 
 use std::fmt;
-use std::marker::PhantomData;
 use std::str::FromStr;
 
-use serde::de::{self, Deserializer, SeqAccess, Visitor};
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
 use super::draft::Draft;
 use super::etcd::Etcd;
 use super::render::{RenderError, render};
 use super::spec::Spec;
-use crate::model::names::Datacenter;
+use super::yaml::{Kind, Node, Type, parse};
 
 /// Longest file that is read, in bytes: each setting has a limit of its own, and together they are far below it.
 pub const SPEC_FILE_BYTES_MAX: usize = 64 << 10;
+/// All settings, in the order in which [`print`] writes them.
+const NAMES: [&str; 12] = [
+    "servers",
+    "etcd",
+    "discovery",
+    "join",
+    "fleet",
+    "binary",
+    "datacenter",
+    "domain",
+    "advertise",
+    "node",
+    "dns_port",
+    "client",
+];
 
 /// Why a text is no spec file.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("line {line}, column {column}: {reason}")]
 pub struct SpecFileError {
     /// Line, from 1.
-    pub line: u64,
+    pub line: usize,
     /// Column, from 1.
-    pub column: u64,
+    pub column: usize,
     /// What is wrong there.
     pub reason: String,
+}
+
+impl SpecFileError {
+    fn at(node: &Node, reason: impl fmt::Display) -> Self {
+        Self { line: node.line, column: node.column, reason: reason.to_string() }
+    }
 }
 
 /// Reads a spec file.
@@ -37,144 +56,82 @@ pub fn read(text: &str) -> Result<Draft, SpecFileError> {
         let reason = format!("a spec file has at most {SPEC_FILE_BYTES_MAX} bytes");
         return Err(SpecFileError { line: 1, column: 1, reason });
     }
-    // serde-saphyr has no document to give for a text of comments alone.
-    let is_empty = text.lines().all(|line| matches!(line.trim(), "" | "---") || line.trim().starts_with('#'));
-    if is_empty {
-        return Ok(Draft::default());
-    }
-    let file: File = serde_saphyr::from_str(text).map_err(|error| {
-        let place = error.location().map_or((1, 1), |location| (location.line(), location.column()));
-        // The further lines draw the place, and the end of the first names it.
-        let reason = error.without_snippet().to_string();
-        let reason = reason.lines().next().unwrap_or_default();
-        let reason = reason.rsplit_once(" at line ").map_or(reason, |(reason, _)| reason).to_owned();
-        SpecFileError { line: place.0.max(1), column: place.1.max(1), reason }
+    let root = parse(text).map_err(|fault| SpecFileError {
+        line: fault.line,
+        column: fault.column,
+        reason: fault.reason,
     })?;
-    Ok(Draft {
-        servers: file.servers.0,
-        etcd: file.etcd.0,
-        discovery: file.discovery.0,
-        join: file.join.0,
-        fleet: file.fleet.0,
-        binary: file.binary.0,
-        datacenter: file.datacenter.0.map(|Checked(name)| name),
-        domain: file.domain.0,
-        advertise: file.advertise.0,
-        node: file.node.0,
-        dns_port: file.dns_port.0,
-        client: file.client.0,
+    let mut draft = Draft::default();
+    let Some(root) = root.filter(|root| root.scalar_type() != Some(Type::Null)) else {
+        return Ok(draft);
+    };
+    if !matches!(root.kind, Kind::Map { .. }) {
+        return Err(SpecFileError::at(&root, "a spec file has a setting in each line: `servers: 3`"));
+    }
+    let mut seen: Vec<&str> = Vec::new();
+    for (key, value) in root.entries() {
+        let name = key.text().unwrap_or_default();
+        if seen.contains(&name) {
+            return Err(SpecFileError::at(key, format_args!("`{name}` stands twice: keep one of the two")));
+        }
+        seen.push(name);
+        set(&mut draft, name, value).unwrap_or_else(|| {
+            let names = NAMES.join(", ");
+            Err(SpecFileError::at(key, format_args!("unknown setting `{name}`: there are {names}")))
+        })?;
+    }
+    Ok(draft)
+}
+
+/// Sets what has this name; `None` when nothing has.
+fn set(draft: &mut Draft, name: &str, value: &Node) -> Option<Result<(), SpecFileError>> {
+    Some(match name {
+        "servers" => one(value, &mut draft.servers),
+        "etcd" => many(value, &mut draft.etcd),
+        "discovery" => one(value, &mut draft.discovery),
+        "join" => many(value, &mut draft.join),
+        "fleet" => one(value, &mut draft.fleet),
+        "binary" => one(value, &mut draft.binary),
+        "datacenter" => one(value, &mut draft.datacenter),
+        "domain" => one(value, &mut draft.domain),
+        "advertise" => one(value, &mut draft.advertise),
+        "node" => one(value, &mut draft.node),
+        "dns_port" => one(value, &mut draft.dns_port),
+        "client" => many(value, &mut draft.client),
+        _ => return None,
     })
 }
 
-#[derive(Deserialize, Default)]
-#[serde(deny_unknown_fields, default)]
-struct File {
-    servers: One<super::spec::Servers>,
-    etcd: Many<super::etcd::Endpoint>,
-    discovery: One<super::etcd::Url>,
-    join: Many<super::etcd::Peer>,
-    fleet: One<bool>,
-    binary: One<super::binary::Binary>,
-    datacenter: One<Checked>,
-    domain: One<super::spec::Domain>,
-    advertise: One<super::spec::AddressSource>,
-    node: One<super::spec::NodeSource>,
-    dns_port: One<super::spec::DnsPort>,
-    client: Many<std::net::IpAddr>,
+/// A value as its flag reads it, quoted or not. Nothing is a gap.
+fn one<T: FromStr<Err: fmt::Display>>(node: &Node, target: &mut Option<T>) -> Result<(), SpecFileError> {
+    let Some(text) = node.text() else {
+        return Err(SpecFileError::at(node, "one value is wanted here"));
+    };
+    if node.scalar_type() != Some(Type::Null) {
+        *target = Some(text.parse().map_err(|error| SpecFileError::at(node, error))?);
+    }
+    Ok(())
 }
 
-struct Checked(Datacenter);
-
-impl FromStr for Checked {
-    type Err = crate::model::names::NameError;
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        text.parse().map(Self)
-    }
-}
-
-/// A value of a flag: text, or a bare number or boolean of YAML, read as the flag reads it. Nothing is a gap.
-struct One<T>(Option<T>);
-
-impl<T> Default for One<T> {
-    fn default() -> Self {
-        Self(None)
-    }
-}
-
-impl<'de, T: FromStr<Err: fmt::Display>> Deserialize<'de> for One<T> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(OneVisitor(PhantomData)).map(Self)
-    }
-}
-
-struct OneVisitor<T>(PhantomData<T>);
-
-impl<T: FromStr<Err: fmt::Display>> Visitor<'_> for OneVisitor<T> {
-    type Value = Option<T>;
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("one value")
-    }
-    fn visit_str<E: de::Error>(self, text: &str) -> Result<Self::Value, E> {
-        text.parse().map(Some).map_err(|error| E::custom(&error))
-    }
-    fn visit_bool<E: de::Error>(self, value: bool) -> Result<Self::Value, E> {
-        self.visit_str(if value { "true" } else { "false" })
-    }
-    fn visit_u64<E: de::Error>(self, value: u64) -> Result<Self::Value, E> {
-        self.visit_str(&value.to_string())
-    }
-    fn visit_i64<E: de::Error>(self, value: i64) -> Result<Self::Value, E> {
-        self.visit_str(&value.to_string())
-    }
-    fn visit_f64<E: de::Error>(self, value: f64) -> Result<Self::Value, E> {
-        self.visit_str(&value.to_string())
-    }
-    fn visit_unit<E: de::Error>(self) -> Result<Self::Value, E> {
-        Ok(None)
-    }
-    fn visit_none<E: de::Error>(self) -> Result<Self::Value, E> {
-        Ok(None)
-    }
-}
-
-/// A list of such values: a list of YAML, or one text with commas as on the command line.
-struct Many<T>(Vec<T>);
-
-impl<T> Default for Many<T> {
-    fn default() -> Self {
-        Self(Vec::new())
-    }
-}
-
-impl<'de, T: FromStr<Err: fmt::Display>> Deserialize<'de> for Many<T> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(ManyVisitor(PhantomData)).map(Self)
-    }
-}
-
-struct ManyVisitor<T>(PhantomData<T>);
-
-impl<'de, T: FromStr<Err: fmt::Display>> Visitor<'de> for ManyVisitor<T> {
-    type Value = Vec<T>;
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a list")
-    }
-    fn visit_str<E: de::Error>(self, text: &str) -> Result<Self::Value, E> {
-        text.split(',').map(|part| part.trim().parse().map_err(|error| E::custom(&error))).collect()
-    }
-    fn visit_seq<A: SeqAccess<'de>>(self, mut sequence: A) -> Result<Self::Value, A::Error> {
-        let mut values = Vec::new();
-        while let Some(One(value)) = sequence.next_element::<One<T>>()? {
-            values.extend(value);
+/// A list of values, or one text with commas as on the command line.
+fn many<T: FromStr<Err: fmt::Display>>(node: &Node, target: &mut Vec<T>) -> Result<(), SpecFileError> {
+    match (&node.kind, node.text()) {
+        (Kind::List { items, .. }, _) => {
+            for item in items {
+                let mut value = None;
+                one(item, &mut value)?;
+                target.extend(value);
+            }
         }
-        Ok(values)
+        (_, Some(_)) if node.scalar_type() == Some(Type::Null) => {}
+        (_, Some(text)) => {
+            for part in text.split(',') {
+                target.push(part.trim().parse().map_err(|error| SpecFileError::at(node, error))?);
+            }
+        }
+        _ => return Err(SpecFileError::at(node, "a list is wanted here")),
     }
-    fn visit_unit<E: de::Error>(self) -> Result<Self::Value, E> {
-        Ok(Vec::new())
-    }
-    fn visit_none<E: de::Error>(self) -> Result<Self::Value, E> {
-        Ok(Vec::new())
-    }
+    Ok(())
 }
 
 #[derive(Serialize)]
@@ -259,7 +216,7 @@ mod tests {
     }
 
     #[track_caller]
-    fn refused(text: &str, place: (u64, u64), part: &str) {
+    fn refused(text: &str, place: (usize, usize), part: &str) {
         let error = read(text).unwrap_err();
         assert!(error.reason.contains(part), "{error}");
         assert_eq!((error.line, error.column), place, "{error}");
@@ -269,10 +226,12 @@ mod tests {
     fn a_mistake_is_named_with_line_and_column() {
         refused("servers: 2\n", (1, 10), "2 servers are not possible");
         refused("servers: 3\nserver: 3\n", (2, 1), "server");
-        refused("servers: 3\nservers: 5\n", (2, 1), "servers");
+        refused("servers: 3\nservers: 5\n", (2, 1), "twice");
         refused("etcd:\n  - \"10.0.0.1\"\n", (2, 5), "is not an etcd endpoint");
         refused("domain: a b\n", (1, 9), "is not a domain");
         refused("fleet: maybe\n", (1, 8), "");
+        refused("servers:\n  - 3\n", (2, 3), "one value");
+        refused("- servers\n", (1, 1), "a setting in each line");
         assert!(read("etcd: [\n").is_err());
     }
 }

@@ -194,7 +194,7 @@ fn mistakes_in_a_spec_file_are_named_with_their_place() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("corediscover.yaml");
     for (text, code, part) in [
-        ("servers: 3\nserver: 5\n", 1, "line 2, column 1: unknown field `server`"),
+        ("servers: 3\nserver: 5\n", 1, "line 2, column 1: unknown setting `server`"),
         ("servers: 2\n", 1, "line 1, column 10: 2 servers are not possible"),
         ("join: 10.0.0.1\netcd: http://10.0.0.1:2379\n", 2, "give one of the two"),
     ] {

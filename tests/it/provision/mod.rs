@@ -1,6 +1,7 @@
 //! Provisioning: what the commands print is committed, linted, and taken by the real systemd and real shells.
 
 mod commands;
+mod linting;
 mod parsers;
 
 use std::fs;
@@ -9,9 +10,15 @@ use std::process::{Command, Output, Stdio};
 
 use corediscover::host::docker_bridge;
 use corediscover::host::files::{MODE_PUBLIC, write_atomic};
+use corediscover::model::provision::butane::{Variant, butane};
 use corediscover::model::provision::cloud_config::cloud_config;
+use corediscover::model::provision::cloud_init::cloud_init;
 use corediscover::model::provision::docker_run::{DockerRun, DockerRunError};
 use corediscover::model::provision::etcd::Etcd;
+use corediscover::model::provision::explain::explain;
+use corediscover::model::provision::format::Format;
+use corediscover::model::provision::ignition::{Version, ignition};
+use corediscover::model::provision::lint::{Finding, Language, Rule};
 use corediscover::model::provision::spec::{AddressSource, NodeSource};
 use corediscover::model::provision::units::{Manager, unit_files};
 use corediscover::model::provision::{Spec, lint, resolved};
@@ -21,6 +28,10 @@ use crate::support::{binary, corediscover};
 
 /// The shells in which people evaluate our lines.
 const SHELLS: [&str; 2] = ["dash", "bash"];
+
+/// What `lint` reads.
+const LANGUAGES: [Language; 5] =
+    [Language::CloudConfig, Language::CloudInit, Language::Ignition, Language::Butane, Language::Unit];
 
 fn repository() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
@@ -92,15 +103,34 @@ fn expect_file(path: &Path, text: &str) {
     assert_eq!(committed, text, "{} is old: make regenerate", path.display());
 }
 
+/// What our own output may do against: nothing but speak of what old CoreOS has and new systems have not.
+fn serious(findings: Vec<Finding>) -> Vec<Finding> {
+    findings.into_iter().filter(|finding| finding.rule != Rule::Deprecated).collect()
+}
+
 #[test]
 fn every_output_passes_our_own_rules_and_is_the_same_twice() {
     for spec in specs() {
-        let text = cloud_config(&spec).unwrap();
-        assert_eq!(lint::cloud_config(&text), [], "{spec:?}\n{text}");
-        assert_eq!(text, cloud_config(&spec).unwrap());
+        let languages = [
+            (Language::CloudConfig, cloud_config(&spec).unwrap()),
+            (Language::CloudInit, cloud_init(&spec).unwrap()),
+            (Language::Ignition, ignition(&spec, Version::V3_4).unwrap()),
+            (Language::Butane, butane(&spec, Variant::Fcos1_5).unwrap()),
+        ];
+        for (language, text) in languages {
+            assert_eq!(Language::guess("user-data", &text), language);
+            assert_eq!(serious(lint::lint(language, &text)), [], "{spec:?}\n{text}");
+            if language != Language::Ignition {
+                assert_eq!(serious(lint::lint(language, &explain(&text))), [], "{spec:?}\n{text}");
+            }
+        }
+        for format in Format::ALL {
+            assert_eq!(format.files(&spec).unwrap(), format.files(&spec).unwrap());
+        }
         for manager in [Manager::Systemd, Manager::Fleet] {
             for file in unit_files(&spec, manager).unwrap() {
                 assert_eq!(lint::unit(&file.text), [], "{spec:?}\n{}", file.text);
+                assert_eq!(lint::unit(&explain(&file.text)), [], "{spec:?}\n{}", file.text);
             }
         }
     }
@@ -396,7 +426,12 @@ proptest! {
     fn the_linter_lives_through_any_damage(
         cuts in prop::collection::vec((any::<prop::sample::Index>(), argument()), 1..6)
     ) {
-        let mut text: Vec<char> = cloud_config(&Spec::default()).unwrap().chars().collect();
+        let text = match cuts.len() % 3 {
+            0 => cloud_init(&Spec::default()).unwrap(),
+            1 => ignition(&Spec::default(), Version::V3_3).unwrap(),
+            _ => cloud_config(&Spec::default()).unwrap(),
+        };
+        let mut text: Vec<char> = text.chars().collect();
         for (at, inserted) in cuts {
             let at = at.index(text.len());
             let end = (at + inserted.len()).min(text.len());
@@ -404,8 +439,10 @@ proptest! {
         }
         let text: String = text.into_iter().collect();
         let lines = text.lines().count().max(1);
-        for finding in lint::cloud_config(&text).into_iter().chain(lint::unit(&text)) {
-            prop_assert!((1..=lines).contains(&finding.line), "{} of {}", finding, lines);
+        for language in LANGUAGES {
+            for finding in lint::lint(language, &text) {
+                prop_assert!((1..=lines).contains(&finding.line) && finding.column > 0, "{} of {}", finding, lines);
+            }
         }
     }
 

@@ -1,0 +1,94 @@
+//! `corediscover lint` as people call it: what it says about the files of others, and how it ends.
+
+use std::fs;
+use std::io::Write as _;
+use std::path::Path;
+use std::process::Stdio;
+
+use corediscover::host::files::{MODE_PUBLIC, write_atomic};
+use serde_json::Value;
+
+use super::{repository, scenarios};
+use crate::support::corediscover;
+
+/// Exit code, stdout and stderr of `lint` for a file of this name.
+fn lint(name: &str, text: &str, arguments: &[&str]) -> (Option<i32>, String, String) {
+    let folder = tempfile::tempdir().unwrap();
+    write_atomic(&folder.path().join(name), text.as_bytes(), MODE_PUBLIC).unwrap();
+    let output =
+        corediscover().arg("lint").args(arguments).arg(name).current_dir(folder.path()).output().unwrap();
+    (
+        output.status.code(),
+        String::from_utf8(output.stdout).unwrap(),
+        String::from_utf8(output.stderr).unwrap(),
+    )
+}
+
+#[test]
+fn lint_says_what_the_scenarios_say() {
+    let path = scenarios().join("lint.txt");
+    let scenarios = fs::read_to_string(&path).unwrap();
+    let mut written = String::new();
+    for block in scenarios.split_inclusive("\n====\n") {
+        let block = block.strip_suffix("\n====\n").unwrap_or(block.trim_end());
+        let (head, rest) = block.split_once('\n').unwrap();
+        let (text, _) = rest.split_once("\n----").unwrap();
+        let words: Vec<&str> = head.split(' ').collect();
+        let (name, arguments) = words.split_last().unwrap();
+        let (code, told, errors) = lint(name, &format!("{text}\n"), &arguments[1..]);
+        let code = code.unwrap();
+        let code = code.to_string();
+        written.extend([head, "\n", text, "\n----\n", &told, &errors, "exit ", &code, "\n====\n"]);
+    }
+    super::expect_file(&path, &written);
+}
+
+#[test]
+fn lint_finds_nothing_in_our_own_files_but_what_is_no_longer_shipped() {
+    let mut files = vec![repository().join("cloud-config/coreos.yaml")];
+    for name in ["cloud-init.yaml", "ignition.json", "butane-flatcar.yaml", "butane-fcos.yaml"] {
+        files.push(repository().join("cloud-config").join(name));
+    }
+    for folder in ["units/systemd", "units/fleet", "vagrant/units"] {
+        files.extend(fs::read_dir(repository().join(folder)).unwrap().map(|entry| entry.unwrap().path()));
+    }
+    for file in files {
+        let output = corediscover().arg("lint").arg(&file).output().unwrap();
+        let told = String::from_utf8(output.stdout).unwrap();
+        let unavoidable = told.lines().filter(|line| line.contains(": warning: deprecated key ")).count();
+        assert_eq!(output.status.code(), Some(0), "{told}");
+        assert_eq!(told.lines().count(), 2 * unavoidable, "{told}");
+        assert_eq!(unavoidable, if file.ends_with(Path::new("coreos.yaml")) { 2 } else { 0 }, "{told}");
+    }
+}
+
+#[test]
+fn lint_prints_json_and_reads_standard_input() {
+    let mut child = corediscover()
+        .args(["lint", "--json", "-"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    child.stdin.take().unwrap().write_all(b"#cloud-config\nruncmd:\n  - echo a: b\n").unwrap();
+    let output = child.wait_with_output().unwrap();
+    let read: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(read[0]["rule"], "wrong-type");
+    assert_eq!((read[0]["line"].as_u64(), read[0]["column"].as_u64()), (Some(3), Some(5)));
+    assert_eq!(output.status.code(), Some(1));
+}
+
+#[test]
+fn lint_refuses_what_it_cannot_read_with_a_hint() {
+    for (name, bytes) in [("packed", &b"\x1f\x8b\x08\xff"[..]), ("large", &vec![b'#'; (1 << 20) + 1])] {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join(name);
+        write_atomic(&path, bytes, MODE_PUBLIC).unwrap();
+        let output = corediscover().arg("lint").arg(&path).output().unwrap();
+        let errors = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(1), "{errors}");
+        assert!(output.stdout.is_empty() && errors.contains("\nhint: "), "{errors}");
+    }
+    let (code, _, errors) = lint("a", "", &["--compat", "--json"]);
+    assert_eq!(code, Some(2), "{errors}");
+}
