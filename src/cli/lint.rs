@@ -11,7 +11,7 @@ use crate::hint::{WithHint as _, fault};
 use crate::model::provision::lint::{Finding, Language, Severity, in_original_order, lint};
 
 /// Largest file that is read, in bytes: no provider takes user-data of more than 64 KiB.
-const FILE_BYTES_MAX: usize = 1 << 20;
+const FILE_BYTES_MAX: usize = 256 << 10;
 
 /// What a file is to be taken for.
 #[derive(Clone, Copy, clap::ValueEnum)]

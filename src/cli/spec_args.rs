@@ -131,7 +131,7 @@ impl Made {
                 "JSON has no comments",
                 "`corediscover butane --explain` explains the same, or leave --explain out",
             );
-            return Err(error.context(Usage("there is nothing to explain in")));
+            return Err(error.context(Usage("this output cannot be explained")));
         }
         Ok(())
     }

@@ -291,7 +291,7 @@ mod tests {
     #[test]
     fn faults_and_bottomless_nesting_have_a_place() {
         assert_eq!(parse("a: \"b\nc: d\n").unwrap_err().line, 2);
-        assert!(parse(&"[".repeat(1000)).unwrap_err().reason.contains("nesting"));
+        assert!(parse(&"- ".repeat(1000)).unwrap_err().reason.contains("nesting"));
         assert!(parse("").unwrap().is_none());
     }
 }

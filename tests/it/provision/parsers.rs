@@ -240,7 +240,7 @@ fn compose_accepts_every_variant() {
     let file = folder.path().join("compose.yaml");
     let mut seen = Vec::new();
     for spec in specs() {
-        let text = compose(&spec).unwrap();
+        let text = explain(&compose(&spec).unwrap());
         // Most ways to get the binary are the same image here.
         if seen.contains(&text) {
             continue;
@@ -341,9 +341,12 @@ fn ruby_and_vagrant_accept_every_variant() {
             for file in &files[1..] {
                 put(folder.path(), &file.path, &file.text);
             }
-            let output = run(Command::new("ruby").args(["-w", "-c"]).arg(path), "vagrant");
-            assert_eq!(String::from_utf8_lossy(&output.stdout), "Syntax OK\n");
-            quiet(output, text);
+            let explained = put(folder.path(), "explained", &explain(text));
+            for path in [path, explained] {
+                let output = run(Command::new("ruby").args(["-w", "-c"]).arg(path), "ruby");
+                assert_eq!(String::from_utf8_lossy(&output.stdout), "Syntax OK\n");
+                quiet(output, text);
+            }
             seen.push(text.clone());
         }
     }

@@ -306,7 +306,7 @@ mod tests {
         check(Rule::UnitName, 32, "\"systemd\": {\"units\": [{\"name\": \"a\"}]}");
         check(
             Rule::WrongType,
-            46,
+            45,
             "\"systemd\": {\"units\": [{\"name\": \"a.service\", \"enabled\": \"x\"}]}",
         );
     }

@@ -118,6 +118,10 @@ const CLOUD_INIT_SIGNS: [&str; 10] = [
 ];
 
 impl Language {
+    /// All of them.
+    pub const ALL: [Self; 6] =
+        [Self::CloudConfig, Self::CloudInit, Self::Ignition, Self::Butane, Self::Unit, Self::Script];
+
     /// Its name, as on the command line.
     pub fn name(self) -> &'static str {
         match self {
