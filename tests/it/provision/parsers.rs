@@ -25,7 +25,7 @@ use crate::support::binary;
 /// Debian's Ignition has no program in PATH for what a machine runs in its initramfs.
 const IGNITION: &str = "/usr/lib/dracut/modules.d/30ignition/ignition";
 /// Debian's own Python has the modules of Debian's cloud-init.
-const PYTHON: &str = "/usr/bin/python3";
+pub(super) const PYTHON: &str = "/usr/bin/python3";
 /// What `cloud-init schema` does, for many files in one process. Warnings are failures.
 const CLOUD_INIT_SCHEMA: &str = "import sys
 from cloudinit.config.schema import get_schema, validate_cloudconfig_file
@@ -36,7 +36,7 @@ for path in sys.argv[1:]:
 
 /// Runs a program of a Debian package; `package` is what to install when it is not there.
 #[track_caller]
-fn run(command: &mut Command, package: &str) -> Output {
+pub(super) fn run(command: &mut Command, package: &str) -> Output {
     let name = command.get_program().to_string_lossy().into_owned();
     command.output().unwrap_or_else(|error| panic!("{name}, of Debian's package {package}: {error}"))
 }
@@ -48,7 +48,7 @@ fn quiet(output: Output, about: &str) {
     assert!(output.status.success() && stderr.is_empty(), "{about}: {:?}\n{stderr}", output.status);
 }
 
-fn put(folder: &Path, name: &str, text: &str) -> std::path::PathBuf {
+pub(super) fn put(folder: &Path, name: &str, text: &str) -> std::path::PathBuf {
     let path = folder.join(name);
     fs::create_dir_all(path.parent().unwrap()).unwrap();
     write_atomic(&path, text.as_bytes(), MODE_PUBLIC).unwrap();

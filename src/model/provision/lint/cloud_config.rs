@@ -4,7 +4,7 @@
 
 use base64::Engine as _;
 
-use super::schema::{self, Keys, Spelling, Want};
+use super::schema::{self, Keys, Reading, Want};
 use super::yaml::{Kind, Node, Style, parse};
 use super::{Finding, Rule, is_temporary, substitution, unit_name, units_in};
 
@@ -246,7 +246,7 @@ pub fn in_original_order(text: &str) -> Vec<Finding> {
 fn check(root: &Node, text: &str, findings: &mut Vec<Finding>) {
     check_discovery(root, findings);
     check_encoding(root, findings);
-    let (mut types, values) = schema::check(root, TOP, Spelling::Dashes);
+    let (mut types, values) = schema::check(root, TOP, Reading::Lenient);
     check_deprecated(root, &mut types);
     types.sort_by_key(|finding| finding.line);
     findings.extend(types);

@@ -1,6 +1,6 @@
 //! The rules for cloud-init's cloud-config: keys, types, and the spellings that it reads differently than meant.
 
-use super::schema::{self, Spelling, Want};
+use super::schema::{self, Reading, Want};
 use super::yaml::{Kind, Node, parse};
 use super::{Finding, Rule, Severity, embedded_unit, is_temporary, unit_name};
 
@@ -142,7 +142,12 @@ pub fn cloud_init(text: &str) -> Vec<Finding> {
 }
 
 fn check(root: &Node, text: &str, findings: &mut Vec<Finding>) {
-    let (types, values) = schema::check(root, TOP, Spelling::Exact);
+    let (mut types, values) = schema::check(root, TOP, Reading::Exact);
+    // What is unknown at the margin is ignored; inside what is known it is refused.
+    for finding in types.iter_mut().filter(|finding| finding.rule == Rule::UnknownKey && finding.column > 1) {
+        finding.severity = Severity::Error;
+        "leave it out, or write the key that was meant".clone_into(&mut finding.fix);
+    }
     findings.extend(types);
     findings.extend(values);
     let mut units: Vec<&Node> = Vec::new();
@@ -263,7 +268,8 @@ mod tests {
         check(Rule::WrongType, (1, 1), "package_update: \"true\"\n");
         check(Rule::WrongType, (2, 5), "runcmd:\n  - echo a: b\n");
         check(Rule::WrongType, (1, 9), "runcmd: ls\n");
-        check(Rule::Ambiguous, (3, 18), "write_files:\n  - path: /etc/a\n    permissions: 0744\n");
+        check(Rule::Ambiguous, (2, 10), "power_state:\n  delay: 12:30\n");
+        check(Rule::WrongType, (3, 5), "write_files:\n  - path: /etc/a\n    permissions: 644\n");
         check(Rule::InvalidValue, (3, 5), "write_files:\n  - path: /etc/a\n    encoding: rot13\n");
         check(Rule::InvalidValue, (2, 5), "write_files:\n  - content: a\n");
         check(Rule::TemporaryScript, (2, 11), "write_files:\n  - path: /tmp/a\n");

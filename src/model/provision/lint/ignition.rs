@@ -1,6 +1,6 @@
 //! The rules for Ignition configs, and for the Butane configs that they are made of.
 
-use super::schema::{self, Spelling, Want};
+use super::schema::{self, Reading, Want};
 use super::yaml::{Fault, Node, Type, parse};
 use super::{Finding, Rule, embedded_unit, unit_name, units_in};
 
@@ -13,6 +13,12 @@ const VARIANTS: [(&str, &[&str]); 4] = [
     ("r4e", &["1.0.0", "1.1.0"]),
     ("openshift", &["4.8.0", "4.9.0", "4.10.0", "4.11.0", "4.12.0", "4.13.0", "4.14.0", "4.15.0", "4.16.0"]),
 ];
+/// What Ignition fetches from.
+const SCHEMES: [&str; 7] = ["http", "https", "tftp", "s3", "gs", "arn", "data"];
+/// Hash functions, with the hexadecimal digits of their results.
+const HASHES: [(&str, usize); 2] = [("sha512", 128), ("sha256", 64)];
+/// Largest mode: setuid, setgid, sticky and nine bits of permission.
+const MODE_MAX: u32 = 0o7777;
 /// Modes whose octal digits are often written where a decimal number is read. None of them is the decimal form of
 /// another usual mode.
 const OCTAL_LOOKALIKES: [&str; 17] = [
@@ -100,7 +106,7 @@ pub fn ignition(text: &str) -> Vec<Finding> {
     match parse(text) {
         Ok(Some(root)) => {
             check_version(&root, &mut findings);
-            let (types, values) = schema::check(&root, TOP, Spelling::Exact);
+            let (types, values) = schema::check(&root, TOP, Reading::Exact);
             findings.extend(types);
             findings.extend(values);
             check(&root, text, &mut findings);
@@ -184,6 +190,16 @@ fn check(root: &Node, text: &str, findings: &mut Vec<Finding>) {
         };
         unit_name::check(name, findings);
         check_twice(name, &mut names, findings);
+        for drop_in in unit.get("dropins").map(Node::items).unwrap_or_default() {
+            let is_drop_in = |name: &&Node| {
+                let text = name.text().unwrap_or_default();
+                std::path::Path::new(text).extension().is_some_and(|extension| extension == "conf")
+            };
+            if let Some(name) = drop_in.get("name").filter(|name| !is_drop_in(name)) {
+                let fix = "end its name with `.conf`";
+                findings.push(Finding::at(name, Rule::UnitName, "invalid systemd drop-in extension", fix));
+            }
+        }
         let is_enabled = unit.get("enabled").and_then(Node::text) == Some("true");
         let contents = unit.get("contents").and_then(Node::text);
         if let Some(contents) = contents.filter(|contents| is_enabled && !contents.contains("[Install]")) {
@@ -243,13 +259,20 @@ fn check_storage(storage: &Node, findings: &mut Vec<Finding>) {
             if let Some(mode) = entry.get("mode") {
                 check_mode(mode, findings);
             }
-            check_resource(entry.get("contents"), findings);
+            let appended = entry.get("append").map(Node::items).unwrap_or_default();
+            for resource in entry.get("contents").into_iter().chain(appended) {
+                check_resource(resource, findings);
+            }
         }
     }
 }
 
 fn check_mode(mode: &Node, findings: &mut Vec<Finding>) {
     let text = mode.text().unwrap_or_default();
+    if text.parse::<u32>().is_ok_and(|mode| mode > MODE_MAX) {
+        let fix = "write a decimal number of at most 4095; 420 is octal 0644, 493 is 0755";
+        findings.push(Finding::at(mode, Rule::InvalidValue, "illegal file mode", fix));
+    }
     if mode.scalar_type() == Some(Type::Int) && OCTAL_LOOKALIKES.contains(&text) {
         let decimal = u32::from_str_radix(text, 8).unwrap_or_default();
         findings.push(Finding::at(
@@ -261,12 +284,30 @@ fn check_mode(mode: &Node, findings: &mut Vec<Finding>) {
     }
 }
 
-fn check_resource(contents: Option<&Node>, findings: &mut Vec<Finding>) {
-    let Some(contents) = contents else { return };
+fn check_resource(contents: &Node, findings: &mut Vec<Finding>) {
+    let hash = contents.get("verification").and_then(|verification| verification.get("hash"));
+    if let Some(hash) = hash {
+        let text = hash.text().unwrap_or_default();
+        let is_known = |(function, digits): &(&str, usize)| {
+            let result = text.strip_prefix(function).and_then(|rest| rest.strip_prefix('-'));
+            result.is_some_and(|hex| hex.len() == *digits && hex.bytes().all(|byte| byte.is_ascii_hexdigit()))
+        };
+        if !HASHES.iter().any(is_known) {
+            findings.push(Finding::at(
+                hash,
+                Rule::InvalidValue,
+                "unrecognized hash function, or not as many digits as it has",
+                "write `sha512-` and the 128 digits that `sha512sum FILE` prints",
+            ));
+        }
+    }
     let Some(source) = contents.get("source") else { return };
-    let is_fetched = source.text().is_some_and(|text| !text.is_empty() && !text.starts_with("data:"));
-    if is_fetched && contents.get("verification").and_then(|verification| verification.get("hash")).is_none()
-    {
+    let text = source.text().unwrap_or_default();
+    let scheme = text.split(':').next().unwrap_or_default();
+    if !text.is_empty() && !SCHEMES.contains(&scheme) {
+        let fix = format!("use one of {}", SCHEMES.join(", "));
+        findings.push(Finding::at(source, Rule::InvalidValue, "invalid url scheme", fix));
+    } else if !text.is_empty() && scheme != "data" && hash.is_none() {
         findings.push(Finding::at(
             source,
             Rule::Unverified,

@@ -1,7 +1,7 @@
 //! What keys a file may have and what their values must be. The texts are coreos-cloudinit's, whatever reads the file.
 
 use super::yaml::{Kind, Node, Type};
-use super::{Finding, Rule};
+use super::{Finding, Rule, Severity};
 
 /// What a value must be.
 #[derive(Clone, Copy)]
@@ -70,14 +70,16 @@ impl Want {
         }
     }
 
-    /// A number, true or false is a text as well; the other way round not.
-    fn takes(self, value: &Node) -> bool {
+    /// A number, true or false is a text as well for coreos-cloudinit, and for no other; the other way round never.
+    fn takes(self, value: &Node, reading: Reading) -> bool {
         let scalar = value.scalar_type();
         match (self, &value.kind) {
             (Self::Any, _) | (_, Kind::Alias) => true,
             _ if scalar == Some(Type::Null) => true,
-            (Self::Text | Self::Word(_) | Self::Mode, Kind::Scalar { .. })
-            | (Self::Texts | Self::Maps(_), Kind::List { .. })
+            (Self::Text | Self::Word(_) | Self::Mode, Kind::Scalar { .. }) => {
+                reading == Reading::Lenient || scalar == Some(Type::Text)
+            }
+            (Self::Texts | Self::Maps(_), Kind::List { .. })
             | (Self::Map(_) | Self::Keys(_), Kind::Map { .. }) => true,
             (Self::Bool, _) => scalar == Some(Type::Bool),
             (Self::Int, _) => scalar == Some(Type::Int),
@@ -87,26 +89,32 @@ impl Want {
     }
 }
 
-/// Whether keys may be spelled with `-` for `_`.
+/// How exact a reader is.
 #[derive(Clone, Copy, PartialEq)]
-pub(super) enum Spelling {
+pub(super) enum Reading {
+    /// Types are types, and a value of another one is refused.
     Exact,
-    Dashes,
+    /// As coreos-cloudinit: keys may be spelled with `-` for `_`, and what has a wrong type is left out.
+    Lenient,
 }
 
 /// Checks `root` against `want`: keys and types, and apart from them values, as coreos-cloudinit does.
-pub(super) fn check(root: &Node, want: Want, spelling: Spelling) -> (Vec<Finding>, Vec<Finding>) {
-    let mut walk = Walk { spelling, types: Vec::new(), values: Vec::new() };
-    if want.takes(root) {
+pub(super) fn check(root: &Node, want: Want, reading: Reading) -> (Vec<Finding>, Vec<Finding>) {
+    let mut walk = Walk { reading, types: Vec::new(), values: Vec::new() };
+    if want.takes(root, reading) {
         walk.map(root, want);
     } else {
         walk.types.push(wrong_type(root, "", want));
+    }
+    if reading == Reading::Exact {
+        let wrong = walk.types.iter_mut().filter(|finding| finding.rule == Rule::WrongType);
+        wrong.for_each(|finding| finding.severity = Severity::Error);
     }
     (walk.types, walk.values)
 }
 
 struct Walk {
-    spelling: Spelling,
+    reading: Reading,
     types: Vec<Finding>,
     values: Vec<Finding>,
 }
@@ -116,9 +124,9 @@ impl Walk {
         let mut seen: Vec<(String, usize)> = Vec::new();
         for (key, value) in node.entries() {
             let Some(spelled) = key.text() else { continue };
-            let name = match self.spelling {
-                Spelling::Dashes => spelled.replace('-', "_"),
-                Spelling::Exact => spelled.to_owned(),
+            let name = match self.reading {
+                Reading::Lenient => spelled.replace('-', "_"),
+                Reading::Exact => spelled.to_owned(),
             };
             if let Some((_, line)) = seen.iter().find(|(earlier, _)| *earlier == name) {
                 self.types.push(Finding::at(
@@ -142,7 +150,7 @@ impl Walk {
     }
 
     fn value(&mut self, key: &Node, name: &str, value: &Node, want: Want) {
-        if !want.takes(value) {
+        if !want.takes(value, self.reading) {
             self.types.push(wrong_type(key, name, want));
             return;
         }
@@ -158,7 +166,7 @@ impl Walk {
                 }
             }
             Want::Texts => {
-                for item in value.items().iter().filter(|item| !Want::Text.takes(item)) {
+                for item in value.items().iter().filter(|item| !Want::Text.takes(item, self.reading)) {
                     self.types.push(wrong_type(item, name, Want::Text));
                 }
             }
