@@ -5,9 +5,10 @@ RELEASE := target/$(TARGET)/release/corediscover
 IMAGE   := corediscover:latest
 # One static file of at most 20 MB: what goes into a FROM scratch image and onto machines by curl.
 BINARY_BYTES_MAX := 20000000
-# program:Debian package
+# program:Debian package. A package with `-` behind it is not installed: libvirt would come with vagrant otherwise.
 BUILD_TOOLS := cc:gcc make:make protoc:protobuf-compiler
-TEST_TOOLS  := etcd:etcd-server etcdctl:etcd-client dig:dnsutils busybox:busybox-static docker:docker.io systemd-analyze:systemd bash:bash dash:dash ip:iproute2 faketime:faketime mkfs.ext4:e2fsprogs
+TEST_TOOLS  := etcd:etcd-server etcdctl:etcd-client dig:dnsutils busybox:busybox-static docker:docker.io systemd-analyze:systemd bash:bash dash:dash ip:iproute2 faketime:faketime mkfs.ext4:e2fsprogs \
+  cloud-init:cloud-init ignition-validate:ignition vagrant:vagrant vagrant:vagrant-libvirt- ruby:ruby docker-compose:docker-compose unshare:util-linux
 FUZZ_TOOLS  := c++:g++
 # All of them, or `make fuzz TARGET=dns_message`.
 FUZZ_TARGETS = $(if $(filter command,$(firstword $(origin TARGET))),$(TARGET),$(basename $(notdir $(wildcard fuzz/targets/*.rs))))
@@ -75,7 +76,7 @@ image: release
 	cp units/image/Dockerfile target/image/
 	docker build --quiet --tag $(IMAGE) target/image
 
-# Rewrites units/, cloud-config/ and the transcripts; review the difference before committing it.
+# Rewrites units/, cloud-config/, vagrant/ and the transcripts; review the difference before committing it.
 regenerate: build-tools
 	UPDATE_EXPECT=1 cargo test --locked --lib
 	UPDATE_EXPECT=1 cargo test --locked --test it provision

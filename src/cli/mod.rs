@@ -5,15 +5,21 @@
 mod agent;
 mod arguments;
 mod bootstrap;
+mod butane;
 mod catalog;
 mod cloud_config;
+mod cloud_init;
 mod cmd_run;
+mod compose;
 mod connection;
+mod diff;
 mod force_leave;
+mod ignition;
 mod info;
 mod join;
 mod kv;
 mod leave;
+mod lint;
 mod local_agent;
 mod logging;
 mod members;
@@ -22,10 +28,13 @@ mod output;
 mod registrator;
 mod reload;
 mod signals;
+mod spec_args;
 mod status;
+mod sysext;
 mod table;
 mod units;
 mod up;
+mod vagrant;
 mod version;
 
 use std::ffi::OsString;
@@ -56,8 +65,24 @@ struct CommandLine {
 enum Command {
     /// Print user-data for blank machines with `CoreOS`: `corediscover cloud-config > user-data`.
     CloudConfig(cloud_config::Args),
+    /// Print user-data for blank machines with Debian or Ubuntu.
+    CloudInit(cloud_init::Args),
+    /// Print user-data for blank machines with Flatcar or Fedora `CoreOS`.
+    Ignition(ignition::Args),
+    /// Print the same in Butane's language, to be merged with what you have.
+    Butane(butane::Args),
     /// Write the unit files, global for fleet or plain for systemd, into a folder.
     Units(units::Args),
+    /// Print a compose file: agent and registrator as containers.
+    Compose(compose::Args),
+    /// Write the tree of a system extension, for Flatcar, with this binary in it.
+    Sysext(sysext::Args),
+    /// Write a Vagrantfile for a cluster on one desk.
+    Vagrant(vagrant::Args),
+    /// Find what machines would read differently than it was meant, in user-data and units.
+    Lint(lint::Args),
+    /// Show what two spec files do differently.
+    Diff(diff::Args),
     /// Print the docker command that starts an agent container: `$(… cmd:run 10.0.0.1 -d)`.
     #[command(name = "cmd:run")]
     CmdRun(cmd_run::Args),
@@ -116,7 +141,15 @@ pub fn main(args: Vec<OsString>) -> ExitCode {
 fn run(command: Command, output: &mut Output) -> anyhow::Result<u8> {
     match command {
         Command::CloudConfig(args) => cloud_config::run(args, output),
+        Command::CloudInit(args) => cloud_init::run(args, output),
+        Command::Ignition(args) => ignition::run(args, output),
+        Command::Butane(args) => butane::run(args, output),
         Command::Units(args) => units::run(args, output),
+        Command::Compose(args) => compose::run(args, output),
+        Command::Sysext(args) => sysext::run(args, output),
+        Command::Vagrant(args) => vagrant::run(args, output),
+        Command::Lint(args) => lint::run(args, output),
+        Command::Diff(args) => diff::run(args, output),
         Command::CmdRun(args) => cmd_run::run(args, output),
         Command::Bootstrap(args) => bootstrap::run(args, output),
         Command::Agent(args) => agent::run(*args, output),

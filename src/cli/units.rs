@@ -2,12 +2,10 @@
 
 use std::path::PathBuf;
 
-use anyhow::Context as _;
-
-use super::cloud_config::SpecArgs;
-use super::{EXIT_FINE, Output, Usage};
-use crate::hint::WithHint as _;
-use crate::host::files;
+use super::spec_args::{Request, SpecArgs, write_files};
+use super::{EXIT_FINE, Output};
+use crate::model::provision::draft::Draft;
+use crate::model::provision::format::{Format, OutputFile};
 use crate::model::provision::units::{Manager, unit_files};
 
 /// Arguments of `units`.
@@ -20,27 +18,21 @@ pub(crate) struct Args {
     #[arg(long)]
     systemd: bool,
     /// The folder to write into; it is made if need be.
-    #[arg(long, value_name = "DIR")]
-    out: PathBuf,
+    #[arg(long, value_name = "DIR", required_unless_present = "print_spec")]
+    out: Option<PathBuf>,
     #[command(flatten)]
     spec: SpecArgs,
 }
 
 /// Runs the command.
 pub(crate) fn run(args: Args, output: &mut Output) -> anyhow::Result<u8> {
-    let manager = if args.fleet { Manager::Fleet } else { Manager::Systemd };
-    let spec = args
-        .spec
-        .into_spec(None, args.fleet)
-        .hint("see `corediscover units --help`")
-        .map_err(|error| error.context(Usage("these options do not fit together")))?;
-    std::fs::create_dir_all(&args.out)
-        .with_context(|| format!("cannot create the folder {}", args.out.display()))
-        .hint("choose another folder with --out")?;
-    for file in unit_files(&spec, manager)? {
-        let path = args.out.join(file.name);
-        files::write_atomic(&path, file.text.as_bytes(), files::MODE_PUBLIC)?;
-        output.data(&format!("{}\n", path.display()))?;
+    let fleet = if args.fleet || args.systemd { Some(args.fleet) } else { None };
+    let request = args.spec.request(Format::Units, Draft { fleet, ..Draft::default() }, output)?;
+    if let (Request::Make(made), Some(out)) = (request, args.out) {
+        let manager = if made.spec.fleet { Manager::Fleet } else { Manager::Systemd };
+        let files = unit_files(&made.spec, manager)?;
+        let files = files.into_iter().map(|file| OutputFile { path: file.name.to_owned(), text: file.text });
+        write_files(&out, &made, files.collect(), output)?;
     }
     Ok(EXIT_FINE)
 }

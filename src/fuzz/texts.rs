@@ -6,7 +6,8 @@ use crate::model::api::{agent, catalog, decode_check, decode_service, json, synt
 use crate::model::catalog::{Catalog, Command};
 use crate::model::dns::Name;
 use crate::model::duration;
-use crate::model::provision::lint;
+use crate::model::provision::lint::{self, Language};
+use crate::model::provision::spec_file;
 
 /// A body of `PUT /v1/…`, read as each of those that there are; what is accepted goes into a catalog and out again.
 pub(super) fn http_body(bytes: &[u8]) {
@@ -78,8 +79,11 @@ pub(super) fn config_file(bytes: &[u8]) {
 pub(super) fn user_data(bytes: &[u8]) {
     let Ok(text) = std::str::from_utf8(bytes) else { return };
     let lines = text.lines().count() + 1;
-    for finding in lint::cloud_config(text).into_iter().chain(lint::unit(text)) {
-        assert!(finding.line <= lines, "line {} of {lines}", finding.line);
+    for language in Language::ALL {
+        for finding in lint::lint(language, text) {
+            assert!(finding.line <= lines, "line {} of {lines}", finding.line);
+        }
     }
+    drop(spec_file::read(text));
     drop(text.parse::<Name>());
 }

@@ -1,5 +1,6 @@
 //! How a machine gets the binary: it is there, it is downloaded and checked, or it comes out of a container image.
 
+use std::fmt;
 use std::str::FromStr;
 
 use super::etcd::Url;
@@ -43,6 +44,16 @@ impl Binary {
 impl Default for Binary {
     fn default() -> Self {
         Self::Path(BINARY_PATH.to_owned())
+    }
+}
+
+impl fmt::Display for Binary {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Path(path) => write!(f, "path={path}"),
+            Self::Download { url, sha512 } => write!(f, "url={url},sha512={sha512}"),
+            Self::Image(name) => write!(f, "image={name}"),
+        }
     }
 }
 

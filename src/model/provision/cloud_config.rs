@@ -5,7 +5,7 @@
 use serde::Serialize;
 
 use super::etcd::{DISCOVERY_PLACEHOLDER, Etcd};
-use super::render::{RenderError, render};
+use super::render::{RenderError, indented, render};
 use super::spec::{AddressSource, Spec};
 use super::units::{INSTALL, Manager, unit_files};
 
@@ -20,7 +20,7 @@ struct Values {
     placeholder: bool,
     discovery: Option<String>,
     fleet: bool,
-    etcd: String,
+    etcd: Option<String>,
     address: &'static str,
     units: Vec<UnitValues>,
 }
@@ -53,7 +53,7 @@ pub fn cloud_config(spec: &Spec) -> Result<String, RenderError> {
     let discovery = match &spec.etcd {
         Etcd::Local { discovery: Some(url) } => Some(url.to_string()),
         Etcd::Local { discovery: None } => Some(DISCOVERY_PLACEHOLDER.to_owned()),
-        Etcd::Given(_) => None,
+        Etcd::Given(_) | Etcd::Absent { .. } => None,
     };
     let placeholder = needs_discovery(spec);
     let mut units = vec![plain("docker.service")];
@@ -99,18 +99,6 @@ fn plain(name: &str) -> UnitValues {
     UnitValues { name: name.to_owned(), start: true, content: None, drop_in: None }
 }
 
-fn indented(text: &str, width: usize) -> String {
-    let mut result = String::with_capacity(text.len() * 2);
-    for line in text.lines() {
-        if !line.is_empty() {
-            result.extend(std::iter::repeat_n(' ', width));
-            result.push_str(line);
-        }
-        result.push('\n');
-    }
-    result
-}
-
 #[cfg(test)]
 mod tests {
     use super::cloud_config;
@@ -143,7 +131,8 @@ mod tests {
     fn machines_with_another_etcd_run_none_themselves() {
         let endpoints =
             vec!["https://10.0.0.9:2379".parse().unwrap(), "https://10.0.0.8:2379".parse().unwrap()];
-        let spec = Spec { etcd: Etcd::new(endpoints, None).unwrap(), fleet: false, ..Spec::default() };
+        let spec =
+            Spec { etcd: Etcd::new(endpoints, None, vec![]).unwrap(), fleet: false, ..Spec::default() };
         let text = cloud_config(&spec).unwrap();
         assert!(!text.contains("  etcd2:") && !text.contains("fleet.service"), "{text}");
         assert!(!text.contains("\"etcd2.service\""), "{text}");

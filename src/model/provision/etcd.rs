@@ -1,9 +1,10 @@
-//! Which etcd the machines meet in, and URLs that can stand in units and YAML.
+//! Where the machines meet: in which etcd, or by gossip at which addresses; and URLs that can stand in units and YAML.
 
 use std::fmt;
+use std::net::IpAddr;
 use std::str::FromStr;
 
-use super::spec::SpecError;
+use super::spec::{Domain, SpecError};
 
 /// Where the machine's own etcd answers.
 pub const ETCD_LOCAL: &str = "http://127.0.0.1:2379";
@@ -13,6 +14,8 @@ pub const DISCOVERY_PLACEHOLDER: &str = "https://discovery.etcd.io/<token>";
 pub const URL_BYTES_MAX: usize = 800;
 /// Most etcd endpoints: all of them stand in one line of a unit.
 pub const ENDPOINTS_MAX: usize = 16;
+/// Most addresses to join at: one that answers is enough.
+pub const PEERS_MAX: usize = 16;
 
 /// A URL of characters that YAML, units and shells in quotes all read alike.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -68,7 +71,37 @@ impl FromStr for Endpoint {
     }
 }
 
-/// Which etcd the machines meet in.
+/// Another machine, by address or host name; the port is gossip's.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Peer(String);
+
+impl fmt::Display for Peer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl From<IpAddr> for Peer {
+    fn from(address: IpAddr) -> Self {
+        Self(address.to_string())
+    }
+}
+
+impl FromStr for Peer {
+    type Err = SpecError;
+    fn from_str(text: &str) -> Result<Self, SpecError> {
+        let is_address = text.parse::<IpAddr>().is_ok();
+        // A name of digits and dots is an address with a mistake.
+        let is_number = text.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.');
+        if is_address || (!is_number && text.parse::<Domain>().is_ok()) {
+            Ok(Self(text.to_owned()))
+        } else {
+            Err(SpecError::Peer(text.to_owned()))
+        }
+    }
+}
+
+/// Where the machines meet.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Etcd {
     /// Each machine runs etcd2, as CoreOS did; the machines find each other through this URL.
@@ -78,14 +111,26 @@ pub enum Etcd {
     },
     /// An etcd that is there already.
     Given(Vec<Endpoint>),
+    /// No etcd: the servers meet by gossip, and all machines are servers.
+    Absent {
+        /// Machines to join at: as many as are known beforehand.
+        join: Vec<Peer>,
+    },
 }
 
 impl Etcd {
-    /// From what a user gave: endpoints, or a discovery URL, or neither.
+    /// From what a user gave: endpoints, or a discovery URL, or machines to join at, or nothing.
     ///
     /// # Errors
-    /// When both are given, or there are too many endpoints.
-    pub fn new(endpoints: Vec<Endpoint>, discovery: Option<Url>) -> Result<Self, SpecError> {
+    /// When more than one is given, or too many of one.
+    pub fn new(endpoints: Vec<Endpoint>, discovery: Option<Url>, join: Vec<Peer>) -> Result<Self, SpecError> {
+        if !join.is_empty() {
+            return match join.len() {
+                _ if !endpoints.is_empty() || discovery.is_some() => Err(SpecError::JoinWithEtcd),
+                1..=PEERS_MAX => Ok(Self::Absent { join }),
+                count => Err(SpecError::PeerCount(count)),
+            };
+        }
         match (endpoints.len(), discovery) {
             (0, discovery) => Ok(Self::Local { discovery }),
             (_, Some(_)) => Err(SpecError::DiscoveryWithEndpoints),
@@ -94,18 +139,29 @@ impl Etcd {
         }
     }
 
-    /// The endpoints as `--etcd` takes them, separated by commas.
-    pub fn endpoints(&self) -> String {
+    /// The endpoints as `--etcd` takes them, separated by commas; `None` without etcd.
+    pub fn endpoints(&self) -> Option<String> {
         match self {
-            Self::Local { .. } => ETCD_LOCAL.to_owned(),
-            Self::Given(endpoints) => endpoints.iter().map(ToString::to_string).collect::<Vec<_>>().join(","),
+            Self::Local { .. } => Some(ETCD_LOCAL.to_owned()),
+            Self::Given(endpoints) => {
+                Some(endpoints.iter().map(ToString::to_string).collect::<Vec<_>>().join(","))
+            }
+            Self::Absent { .. } => None,
+        }
+    }
+
+    /// The machines to join at; none where the machines meet in etcd.
+    pub fn join(&self) -> &[Peer] {
+        match self {
+            Self::Absent { join } => join,
+            Self::Local { .. } | Self::Given(_) => &[],
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{Endpoint, Etcd, Url};
+    use super::{Endpoint, Etcd, Peer, Url};
     use crate::model::provision::SpecError;
 
     #[test]
@@ -138,7 +194,23 @@ mod tests {
     fn a_discovery_url_and_an_etcd_exclude_each_other() {
         let endpoint: Endpoint = "http://10.0.0.1:2379".parse().unwrap();
         let url: Url = "https://discovery.etcd.io/1".parse().unwrap();
-        assert_eq!(Etcd::new(vec![endpoint.clone()], Some(url)), Err(SpecError::DiscoveryWithEndpoints));
-        assert_eq!(Etcd::new(vec![endpoint; 17], None), Err(SpecError::EndpointCount(17)));
+        assert_eq!(
+            Etcd::new(vec![endpoint.clone()], Some(url), vec![]),
+            Err(SpecError::DiscoveryWithEndpoints)
+        );
+        assert_eq!(Etcd::new(vec![endpoint.clone(); 17], None, vec![]), Err(SpecError::EndpointCount(17)));
+        let peer: Peer = "10.0.0.1".parse().unwrap();
+        assert_eq!(Etcd::new(vec![endpoint], None, vec![peer.clone()]), Err(SpecError::JoinWithEtcd));
+        assert_eq!(Etcd::new(vec![], None, vec![peer; 17]), Err(SpecError::PeerCount(17)));
+    }
+
+    #[test]
+    fn a_machine_to_join_at_is_an_address_or_a_host_name() {
+        for right in ["10.0.0.1", "fd00::1", "host-1", "a.example.org"] {
+            assert_eq!(right.parse::<Peer>().unwrap().to_string(), right);
+        }
+        for wrong in ["", "10.0.0", "10.0.0.1:8301", "a b", "-a", "http://a"] {
+            assert!(wrong.parse::<Peer>().is_err(), "{wrong}");
+        }
     }
 }

@@ -4,14 +4,26 @@
 //! by the machine itself. Nothing here writes a file: `cli` does.
 
 pub mod binary;
+pub mod butane;
 pub mod cloud_config;
+pub mod cloud_init;
+pub mod compose;
+pub mod diff;
 pub mod docker_run;
+pub mod draft;
 pub mod etcd;
+pub mod explain;
+pub mod format;
+pub mod ignition;
 pub mod lint;
 pub mod render;
 pub mod resolved;
 pub mod shell;
 pub mod spec;
+pub mod spec_file;
+pub mod sysext;
 pub mod units;
+pub mod vagrant;
+mod yaml;
 
 pub use spec::{Spec, SpecError};

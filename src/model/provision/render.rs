@@ -3,13 +3,18 @@
 use tera::{Context, Tera};
 
 /// The templates, by the name that includes use.
-const TEMPLATES: [(&str, &str); 7] = [
+const TEMPLATES: [(&str, &str); 12] = [
     ("agent", include_str!("../../../templates/agent.service.tera")),
     ("registrator", include_str!("../../../templates/registrator.service.tera")),
     ("resolved", include_str!("../../../templates/resolved.service.tera")),
     ("install", include_str!("../../../templates/install.service.tera")),
     ("etcd2-checks", include_str!("../../../templates/etcd2-checks.conf.tera")),
     ("cloud-config", include_str!("../../../templates/cloud-config.yaml.tera")),
+    ("cloud-init", include_str!("../../../templates/cloud-init.yaml.tera")),
+    ("butane", include_str!("../../../templates/butane.yaml.tera")),
+    ("compose", include_str!("../../../templates/compose.yaml.tera")),
+    ("vagrant", include_str!("../../../templates/Vagrantfile.tera")),
+    ("spec-file", include_str!("../../../templates/spec-file.yaml.tera")),
     ("hardening", include_str!("../../../templates/hardening.tera")),
 ];
 
@@ -19,6 +24,12 @@ const TEMPLATES: [(&str, &str); 7] = [
 pub struct RenderError {
     template: &'static str,
     reason: String,
+}
+
+impl RenderError {
+    pub(super) fn json(template: &'static str, error: &serde_json::Error) -> Self {
+        Self { template, reason: error.to_string() }
+    }
 }
 
 /// Fills a template with `values`; the text ends with exactly one newline.
@@ -35,6 +46,19 @@ pub fn render(template: &'static str, values: &impl serde::Serialize) -> Result<
     text.truncate(text.trim_end().len());
     text.push('\n');
     Ok(text)
+}
+
+/// `text` as the lines of a YAML block: each indented by `width` blanks, empty ones left empty.
+pub(super) fn indented(text: &str, width: usize) -> String {
+    let mut result = String::with_capacity(text.len() * 2);
+    for line in text.lines() {
+        if !line.is_empty() {
+            result.extend(std::iter::repeat_n(' ', width));
+            result.push_str(line);
+        }
+        result.push('\n');
+    }
+    result
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 
 use super::binary::{BINARY_PATH, Binary, SHA512_DIGITS};
-use super::etcd::{ENDPOINTS_MAX, Etcd};
+use super::etcd::{ENDPOINTS_MAX, Etcd, PEERS_MAX};
 use crate::model::names::{DNS_LABEL_BYTES_MAX, Datacenter, NameError};
 
 /// Most servers of one cluster: each write waits for a majority of them, so more make it slower, not safer.
@@ -39,6 +39,44 @@ pub enum SpecError {
     /// Both say which etcd is used.
     #[error("a discovery URL is for the machines' own etcd2: give it, or the URLs of another etcd, not both")]
     DiscoveryWithEndpoints,
+    /// Not an address or a host name.
+    #[error("`{0}` is no machine to join at: give an address or a host name, without a port")]
+    Peer(String),
+    /// So many that nobody typed them.
+    #[error("{0} machines to join at are not possible: give 1 to {PEERS_MAX}; one that answers is enough")]
+    PeerCount(usize),
+    /// Machines meet in one place.
+    #[error("machines meet in etcd, or by gossip at the addresses to join: give one of the two")]
+    JoinWithEtcd,
+    /// fleet keeps its units in etcd.
+    #[error("fleet needs etcd: give --etcd, or leave fleet out and use plain units")]
+    FleetWithoutEtcd,
+    /// Containers bring the binary themselves.
+    #[error("containers bring the binary with them: use image=NAME, or leave the binary out")]
+    NeedsImage,
+    /// The output holds the binary.
+    #[error("this output holds the binary itself, at {0}: leave the binary out")]
+    HoldsBinary(&'static str),
+    /// Not a version that is written.
+    #[error("version `{0}` of Ignition is not written: use 3.3.0 or 3.4.0")]
+    IgnitionVersion(String),
+    /// Not a variant that is written.
+    #[error("`{0}` is no variant of Butane that is written: use flatcar-1.0, flatcar-1.1 or fcos-1.5")]
+    ButaneVariant(String),
+    /// Not what os-release says.
+    #[error("`{0}` is no system for an extension: use flatcar, ID=SYSEXT_LEVEL of another, or _any")]
+    SysextHost(String),
+    /// One machine is no cluster, and the addresses end.
+    #[error("`{0}` machines are not possible: give 1 to {1}")]
+    Machines(String, u8),
+    /// They would wait for each other for ever.
+    #[error("{machines} machines cannot hold {servers} servers: more --machines, or fewer --servers")]
+    FewMachines {
+        /// How many machines there are.
+        machines: u8,
+        /// How many of them are to be servers.
+        servers: u8,
+    },
     /// Not one of the three ways in which a machine can get the binary.
     #[error("`{0}` is no way to get the binary: use url=URL,sha512=DIGEST or image=NAME or path=/PATH")]
     Binary(String),
@@ -71,7 +109,7 @@ pub enum SpecError {
     #[error("`{0}` is no source of a node name: use hostname or machine-id")]
     NodeSource(String),
     /// Port 0 cannot be written into a resolver's configuration.
-    #[error("port 0 is not possible: use {DNS_PORT_DEFAULT}, or 53 for systemd older than 246")]
+    #[error("this is no port: use {DNS_PORT_DEFAULT}, or 53 for systemd older than 246")]
     DnsPort,
 }
 
@@ -164,6 +202,15 @@ impl AddressSource {
         }
     }
 
+    /// The word that a user writes.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Private => "private",
+            Self::Public => "public",
+            Self::Auto => "auto",
+        }
+    }
+
     /// What coreos-cloudinit replaces by the address; cloud-config has no other way to name it than one of these two.
     pub fn substitution(self) -> &'static str {
         match self {
@@ -193,6 +240,16 @@ pub enum NodeSource {
     Hostname,
     /// Its machine-id: for machines that are all called `localhost`.
     MachineId,
+}
+
+impl NodeSource {
+    /// The word that a user writes.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Hostname => "hostname",
+            Self::MachineId => "machine-id",
+        }
+    }
 }
 
 impl FromStr for NodeSource {

@@ -1,325 +1,480 @@
 //! The rules for cloud-config, as coreos-cloudinit reads it: first as text (substitution), then as YAML.
+//!
+//! Findings that coreos-cloudinit has too come in its words and its order; ours come after them.
 
-use super::{Finding, Rule, is_temporary, opens_docker, unit};
+use base64::Engine as _;
 
-/// Keys of the whole file.
-const TOP_KEYS: [&str; 6] =
-    ["coreos", "hostname", "manage_etc_hosts", "ssh_authorized_keys", "users", "write_files"];
-/// Keys of `coreos`.
-const COREOS_KEYS: [&str; 8] = ["etcd", "etcd2", "fleet", "flannel", "locksmith", "oem", "units", "update"];
-/// Keys of an entry in `coreos.units`.
-const UNIT_KEYS: [&str; 7] = ["name", "enable", "mask", "runtime", "content", "command", "drop_ins"];
-/// Keys of an entry in `write_files`.
-const FILE_KEYS: [&str; 5] = ["path", "content", "owner", "permissions", "encoding"];
+use super::schema::{self, Keys, Reading, Want};
+use super::yaml::{Kind, Node, Style, parse};
+use super::{Finding, Rule, is_temporary, substitution, unit_name, units_in};
+
 /// What `command` of a unit may say.
-const COMMANDS: [&str; 7] =
-    ["start", "stop", "restart", "reload", "try-restart", "reload-or-restart", "reload-or-try-restart"];
-/// Keys that want `true` or `false`, without quotes.
-const BOOLEAN_KEYS: [&str; 14] = [
-    "enable",
-    "mask",
-    "runtime",
-    "client_cert_auth",
-    "debug",
-    "enable_pprof",
-    "force_new_cluster",
-    "peer_client_cert_auth",
-    "strict_reconfig_check",
-    "disable_engine",
-    "verify_units",
-    "no_create_home",
-    "no_user_group",
-    "no_log_init",
+const COMMANDS: &[&str] =
+    &["start", "stop", "restart", "reload", "try-restart", "reload-or-restart", "reload-or-try-restart"];
+const ENCODINGS: &[&str] = &["base64", "b64", "gz", "gzip", "gz+base64", "gzip+base64", "gz+b64", "gzip+b64"];
+const UNITS: &[(&str, Want)] = &[
+    ("name", Want::Text),
+    ("enable", Want::Bool),
+    ("mask", Want::Bool),
+    ("runtime", Want::Bool),
+    ("content", Want::Text),
+    ("command", Want::Word(COMMANDS)),
+    ("drop_ins", Want::Maps(&[("name", Want::Text), ("content", Want::Text)])),
 ];
-/// Keys that want a number, without quotes.
-const NUMBER_KEYS: [&str; 14] = [
-    "election_timeout",
-    "heartbeat_interval",
-    "max_snapshots",
-    "max_wals",
-    "proxy_dial_timeout",
-    "proxy_failure_wait",
-    "proxy_read_timeout",
-    "proxy_refresh_interval",
-    "proxy_write_timeout",
-    "snapshot_count",
-    "engine_reconcile_interval",
-    "etcd_request_timeout",
-    "token_limit",
-    "verbosity",
+const UPDATE: &[(&str, Want)] = &[
+    ("reboot_strategy", Want::Word(&["best-effort", "etcd-lock", "reboot", "off", "false"])),
+    ("group", Want::Text),
+    ("server", Want::Text),
 ];
-/// What coreos-cloudinit replaces.
-const VARIABLES: [&str; 4] = ["private_ipv4", "public_ipv4", "private_ipv6", "public_ipv6"];
+const OEM: &[(&str, Want)] = &[
+    ("id", Want::Text),
+    ("name", Want::Text),
+    ("version_id", Want::Text),
+    ("home_url", Want::Text),
+    ("bug_report_url", Want::Text),
+];
+const ETCD: Keys = Keys {
+    text: &[
+        "addr",
+        "bind_addr",
+        "ca_file",
+        "cert_file",
+        "cors",
+        "data_dir",
+        "discovery",
+        "graphite_host",
+        "key_file",
+        "name",
+        "peer_addr",
+        "peer_bind_addr",
+        "peer_ca_file",
+        "peer_cert_file",
+        "peer_key_file",
+        "peers",
+        "peers_file",
+    ],
+    bool: &["force", "snapshot", "verbose", "very_verbose"],
+    int: &[
+        "cluster_active_size",
+        "cpu_profile_file",
+        "max_result_buffer",
+        "max_retry_attempts",
+        "peer_election_timeout",
+        "peer_heartbeat_interval",
+        "snapshot_count",
+    ],
+    float: &["cluster_remove_delay", "cluster_sync_interval", "http_read_timeout", "http_write_timeout"],
+    words: &[],
+};
+const ETCD2: Keys = Keys {
+    text: &[
+        "advertise_client_urls",
+        "ca_file",
+        "cert_file",
+        "cors",
+        "data_dir",
+        "discovery",
+        "discovery_fallback",
+        "discovery_proxy",
+        "discovery_srv",
+        "initial_advertise_peer_urls",
+        "initial_cluster",
+        "initial_cluster_state",
+        "initial_cluster_token",
+        "key_file",
+        "listen_client_urls",
+        "listen_peer_urls",
+        "log_package_levels",
+        "name",
+        "peer_ca_file",
+        "peer_cert_file",
+        "peer_key_file",
+        "peer_trusted_ca_file",
+        "trusted_ca_file",
+        "wal_dir",
+    ],
+    bool: &[
+        "client_cert_auth",
+        "debug",
+        "enable_pprof",
+        "force_new_cluster",
+        "peer_client_cert_auth",
+        "strict_reconfig_check",
+    ],
+    int: &[
+        "election_timeout",
+        "heartbeat_interval",
+        "max_snapshots",
+        "max_wals",
+        "proxy_dial_timeout",
+        "proxy_failure_wait",
+        "proxy_read_timeout",
+        "proxy_refresh_interval",
+        "proxy_write_timeout",
+        "snapshot_count",
+    ],
+    float: &[],
+    words: &[("proxy", &["on", "off", "readonly"])],
+};
+const FLEET: Keys = Keys {
+    text: &[
+        "agent_ttl",
+        "authorized_keys_file",
+        "etcd_cafile",
+        "etcd_certfile",
+        "etcd_key_prefix",
+        "etcd_keyfile",
+        "etcd_password",
+        "etcd_servers",
+        "etcd_username",
+        "metadata",
+        "public_ip",
+    ],
+    bool: &["disable_engine", "verify_units"],
+    int: &["token_limit", "verbosity"],
+    float: &["engine_reconcile_interval", "etcd_request_timeout"],
+    words: &[],
+};
+const FLANNEL: Keys = Keys {
+    text: &[
+        "etcd_cafile",
+        "etcd_certfile",
+        "etcd_endpoints",
+        "etcd_keyfile",
+        "etcd_password",
+        "etcd_prefix",
+        "etcd_username",
+        "interface",
+        "ip_masq",
+        "public_ip",
+        "subnet_file",
+    ],
+    bool: &[],
+    int: &[],
+    float: &[],
+    words: &[],
+};
+const LOCKSMITH: Keys = Keys {
+    text: &[
+        "endpoint",
+        "etcd_cafile",
+        "etcd_certfile",
+        "etcd_keyfile",
+        "etcd_password",
+        "etcd_username",
+        "group",
+        "window_length",
+        "window_start",
+    ],
+    bool: &[],
+    int: &[],
+    float: &[],
+    words: &[],
+};
+const COREOS: &[(&str, Want)] = &[
+    ("etcd", Want::Keys(&ETCD)),
+    ("etcd2", Want::Keys(&ETCD2)),
+    ("fleet", Want::Keys(&FLEET)),
+    ("flannel", Want::Keys(&FLANNEL)),
+    ("locksmith", Want::Keys(&LOCKSMITH)),
+    ("oem", Want::Map(OEM)),
+    ("units", Want::Maps(UNITS)),
+    ("update", Want::Map(UPDATE)),
+];
+const USERS: &[(&str, Want)] = &[
+    ("name", Want::Text),
+    ("passwd", Want::Text),
+    ("ssh_authorized_keys", Want::Texts),
+    ("coreos_ssh_import_github", Want::Text),
+    ("coreos_ssh_import_github_users", Want::Texts),
+    ("coreos_ssh_import_url", Want::Text),
+    ("gecos", Want::Text),
+    ("homedir", Want::Text),
+    ("no_create_home", Want::Bool),
+    ("primary_group", Want::Text),
+    ("groups", Want::Texts),
+    ("no_user_group", Want::Bool),
+    ("system", Want::Bool),
+    ("no_log_init", Want::Bool),
+    ("shell", Want::Text),
+];
+const FILES: &[(&str, Want)] = &[
+    ("path", Want::Text),
+    ("content", Want::Text),
+    ("owner", Want::Text),
+    ("permissions", Want::Mode),
+    ("encoding", Want::Word(ENCODINGS)),
+];
+const TOP: Want = Want::Map(&[
+    ("coreos", Want::Map(COREOS)),
+    ("hostname", Want::Text),
+    ("manage_etc_hosts", Want::Text),
+    ("ssh_authorized_keys", Want::Texts),
+    ("users", Want::Maps(USERS)),
+    ("write_files", Want::Maps(FILES)),
+]);
 
 /// Checks a cloud-config, and the units in it. An empty list: nothing to change.
 pub fn cloud_config(text: &str) -> Vec<Finding> {
-    let mut findings = Vec::new();
-    if text.lines().next().is_none_or(|line| line.trim_end() != "#cloud-config") {
-        findings.push(Finding::new(1, Rule::Header, "the first line must be exactly `#cloud-config`"));
-    }
-    for (number, line) in (1..).zip(text.lines()) {
-        check_variables(number, line, &mut findings);
-    }
-    Scanner { findings: &mut findings, path: Vec::new() }.scan(text);
-    if let Err(error) = serde_saphyr::from_str::<serde_json::Value>(text) {
-        let line = error.location().map_or(1, |location| usize::try_from(location.line()).unwrap_or(1));
-        // An error at the end of the text is reported in the line after it.
-        let line = line.clamp(1, text.lines().count().max(1));
-        // The further lines draw the place.
-        let reason = error.to_string();
-        let reason = reason.lines().next().unwrap_or_default();
-        findings.push(Finding::new(line, Rule::NotYaml, format!("this is not YAML: {reason}")));
-    }
-    findings.sort_by_key(|finding| finding.line);
+    let mut findings = in_original_order(text);
+    findings.sort_by_key(|finding| (finding.line, finding.column));
     findings
 }
 
-/// Substitution is done on the text, before it is YAML: everywhere, comments and scripts included.
-fn check_variables(number: usize, line: &str, findings: &mut Vec<Finding>) {
-    for variable in VARIABLES {
-        if line.contains(&format!("${{{variable}}}")) {
-            findings.push(Finding::new(
-                number,
-                Rule::BracedVariable,
-                format!("`${{{variable}}}` is left as it is: write `${variable}`"),
+/// The same, with what coreos-cloudinit says first, in its order.
+pub fn in_original_order(text: &str) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    if text.lines().next().is_none_or(|line| line.trim_end() != "#cloud-config") {
+        findings.push(Finding::new(
+            1,
+            1,
+            Rule::Header,
+            "must be \"#cloud-config\" or begin with \"#!\"",
+            "write exactly `#cloud-config` in the first line, with nothing before or behind it",
+        ));
+    }
+    match parse(text) {
+        Ok(Some(root)) => check(&root, text, &mut findings),
+        Ok(None) => {}
+        Err(fault) => findings.push(Finding::not_yaml(text, &fault)),
+    }
+    substitution::check(text, &mut findings);
+    check_indentation(text, &mut findings);
+    findings
+}
+
+fn check(root: &Node, text: &str, findings: &mut Vec<Finding>) {
+    check_discovery(root, findings);
+    check_encoding(root, findings);
+    let (mut types, values) = schema::check(root, TOP, Reading::Lenient);
+    check_deprecated(root, &mut types);
+    types.sort_by_key(|finding| finding.line);
+    findings.extend(types);
+    findings.extend(values);
+    check_read_only(root, findings);
+    check_misplaced(root, findings);
+
+    let units = units_in(root, &["coreos", "units"], "content");
+    for (node, _) in &units {
+        findings.extend(super::embedded_unit(text, node));
+    }
+    if let Some(list) = root.get("coreos").and_then(|coreos| coreos.get("units")) {
+        for name in list.items().iter().filter_map(|unit| unit.get("name")) {
+            unit_name::check(name, findings);
+        }
+        for unit in list.items().iter().filter(|unit| unit.get("name").is_none()) {
+            findings.push(Finding::at(
+                unit,
+                Rule::UnitName,
+                "a unit without a name",
+                "begin it with `- name: \"….service\"`",
             ));
         }
-        let name = format!("${variable}");
-        for (start, _) in line.match_indices(&name) {
-            let rest = &line[start + name.len()..];
-            if line[..start].ends_with('\\') {
-                continue;
-            }
-            if VARIABLES.iter().any(|other| rest.starts_with(&format!("${other}"))) {
-                findings.push(Finding::new(
-                    number,
-                    Rule::AdjacentVariables,
-                    format!("the variable right after `{name}` is not replaced: put something between them"),
-                ));
-            } else if rest.starts_with(|next: char| next.is_ascii_alphanumeric() || next == '_') {
-                findings.push(Finding::new(
-                    number,
-                    Rule::VariableRunsOn,
-                    format!("`{name}` is replaced inside a longer word: end it before the next letter"),
-                ));
-            }
+    }
+    check_hosts(root, findings);
+    check_temporary(root, findings);
+    let is_unit = |node: &Node| units.iter().any(|(unit, _)| std::ptr::eq(*unit, node));
+    root.visit(&mut |node| {
+        check_spelling(node, findings);
+        if !is_unit(node) {
+            super::check_docker(text, node, findings);
+        }
+    });
+}
+
+fn files(root: &Node) -> impl Iterator<Item = &Node> {
+    root.get("write_files").map(Node::items).unwrap_or_default().iter()
+}
+
+fn check_discovery(root: &Node, findings: &mut Vec<Finding>) {
+    let url = root.get("coreos").and_then(|coreos| coreos.get("etcd")).and_then(|etcd| etcd.get("discovery"));
+    let is_url = |text: &str| text.is_empty() || text.starts_with("http://") || text.starts_with("https://");
+    if let Some(url) = url.filter(|url| !url.text().is_some_and(is_url)) {
+        findings.push(Finding::at(
+            url,
+            Rule::DiscoveryUrl,
+            "discovery URL is not valid",
+            "write the URL that the discovery service gave, with http:// or https://",
+        ));
+    }
+}
+
+fn check_encoding(root: &Node, findings: &mut Vec<Finding>) {
+    for file in files(root) {
+        let (Some(content), Some(encoding)) = (file.get("content"), file.get("encoding")) else { continue };
+        let name = encoding.text().unwrap_or_default();
+        let packed: String = content.text().unwrap_or_default().split_whitespace().collect();
+        let standard = base64::engine::general_purpose::STANDARD;
+        if (name.ends_with("base64") || name.ends_with("b64")) && standard.decode(packed).is_err() {
+            findings.push(Finding::at(
+                content,
+                Rule::Encoding,
+                format!("content cannot be decoded as \"{name}\""),
+                "write what `base64 --wrap=0 FILE` prints",
+            ));
         }
     }
 }
 
-/// Walks over the lines of block-style YAML and knows where it is.
-struct Scanner<'a> {
-    findings: &'a mut Vec<Finding>,
-    /// Column and name of each key around the current line.
-    path: Vec<(usize, String)>,
+fn check_deprecated(root: &Node, findings: &mut Vec<Finding>) {
+    let Some(coreos) = root.get("coreos") else { return };
+    for (key, _) in coreos.entries() {
+        if let Some(name @ ("etcd" | "etcd2" | "fleet")) = key.text() {
+            findings.push(Finding::at(
+                key,
+                Rule::Deprecated,
+                format!("deprecated key \"{name}\" ({name} is no longer shipped in Container Linux)"),
+                "fine on machines that have it; on newer ones give the machines an etcd by --etcd",
+            ));
+        }
+    }
 }
 
-impl Scanner<'_> {
-    fn scan(&mut self, text: &str) {
-        let lines: Vec<&str> = text.lines().collect();
-        let mut position = 0;
-        while let Some(&line) = lines.get(position) {
-            let number = position + 1;
-            position += 1;
-            let content = line.trim();
-            if content.is_empty() || content.starts_with('#') {
-                continue;
-            }
-            let indent = line.len() - line.trim_start().len();
-            if line[..indent].contains('\t') {
-                self.find(number, Rule::Tab, "YAML allows no tab in the indentation: use blanks");
-            }
-            let (column, entry) = skip_dashes(indent, line.trim_start());
-            let Some((key, value)) = split_key(entry) else {
-                while self.path.last().is_some_and(|(outer, _)| *outer >= column) {
-                    self.path.pop();
-                }
-                self.check_scalar(number, "", entry);
-                continue;
-            };
-            while self.path.last().is_some_and(|(outer, _)| *outer >= column) {
-                self.path.pop();
-            }
-            self.path.push((column, key.replace('-', "_")));
-            if value.starts_with(['|', '>']) {
-                let end = block_end(&lines, position, indent);
-                self.check_block(position, &lines[position..end]);
-                position = end;
-            } else {
-                let key = key.replace('-', "_");
-                self.check_key(number, &key, value);
-                self.check_scalar(number, &key, value);
-            }
-        }
-    }
-
-    fn find(&mut self, line: usize, rule: Rule, reason: impl Into<String>) {
-        self.findings.push(Finding::new(line, rule, reason));
-    }
-
-    /// The names of the keys around, outermost first.
-    fn place(&self) -> Vec<&str> {
-        self.path.iter().map(|(_, key)| key.as_str()).collect()
-    }
-
-    fn check_block(&mut self, start: usize, lines: &[&str]) {
-        let width = lines
-            .iter()
-            .filter(|line| !line.trim().is_empty())
-            .map(|line| line.len() - line.trim_start().len())
-            .min()
-            .unwrap_or(0);
-        let dedented: Vec<&str> = lines.iter().map(|line| line.get(width..).unwrap_or("")).collect();
-        let text = dedented.join("\n");
-        if matches!(
-            self.place()[..],
-            ["coreos", "units", "content"] | ["coreos", "units", "drop_ins", "content"]
-        ) {
-            self.findings.extend(unit(&text).into_iter().map(|finding| {
-                let line = finding.line + start;
-                Finding { line, ..finding }
-            }));
-        } else {
-            for (number, line) in (start + 1..).zip(lines) {
-                if opens_docker(line) {
-                    self.find(number, Rule::DockerOnTcp, "whoever reaches port 2375 owns the machine");
-                }
-            }
-        }
-    }
-
-    fn check_key(&mut self, number: usize, key: &str, value: &str) {
-        let unquoted = value.trim_matches(['"', '\'']);
-        let place = self.place();
-        let known: Option<&[&str]> = match place[..place.len() - 1] {
-            [] => Some(&TOP_KEYS),
-            ["coreos"] => Some(&COREOS_KEYS),
-            ["coreos", "units"] => Some(&UNIT_KEYS),
-            ["coreos", "units", "drop_ins"] => Some(&["name", "content"]),
-            ["write_files"] => Some(&FILE_KEYS),
-            _ => None,
-        };
-        let is_unit_command = place[..] == ["coreos", "units", "command"];
-        let is_file_path = place[..] == ["write_files", "path"];
-        let is_mode = place[..] == ["write_files", "permissions"];
-        if known.is_some_and(|known| !known.contains(&key)) {
-            let advice =
-                if key == "write_files" { ": write_files stands beside coreos, not in it" } else { "" };
-            self.find(number, Rule::Schema, format!("coreos-cloudinit does not know `{key}` here{advice}"));
-        }
-        if is_unit_command && !COMMANDS.contains(&unquoted) {
-            self.find(
-                number,
-                Rule::Schema,
-                format!("`{unquoted}` is no command: use {}", COMMANDS.join(", ")),
-            );
-        }
-        if is_mode && !is_octal_mode(unquoted) {
-            self.find(number, Rule::Schema, format!("`{unquoted}` is no mode: three or four octal digits"));
-        }
-        if is_file_path && (is_temporary(unquoted) || unquoted.starts_with("/usr/")) {
-            self.find(
-                number,
+fn check_read_only(root: &Node, findings: &mut Vec<Finding>) {
+    for path in files(root).filter_map(|file| file.get("path")) {
+        let text = path.text().unwrap_or_default();
+        // The one folder below /usr that can be written to.
+        if text.starts_with("/usr/") && !text.starts_with("/usr/share/oem/") {
+            findings.push(Finding::at(
+                path,
                 Rule::FilePath,
-                "/tmp is emptied at boot and /usr is read-only: use /opt/bin, /etc or /var/lib",
-            );
+                "file cannot be written to a read-only filesystem",
+                "use /opt/bin, /etc or /var/lib",
+            ));
         }
     }
+}
 
-    fn check_scalar(&mut self, number: usize, key: &str, value: &str) {
-        if opens_docker(value) {
-            self.find(number, Rule::DockerOnTcp, "whoever reaches port 2375 owns the machine");
+fn check_misplaced(root: &Node, findings: &mut Vec<Finding>) {
+    let Some(coreos) = root.get("coreos") else { return };
+    let is_files = |key: &Node| matches!(key.text(), Some("write_files" | "write-files"));
+    for (key, _) in coreos.entries().iter().filter(|(key, _)| is_files(key)) {
+        findings.push(Finding::at(
+            key,
+            Rule::Misplaced,
+            "write_files doesn't belong under coreos",
+            "move it to the left margin, beside coreos",
+        ));
+    }
+}
+
+fn check_hosts(root: &Node, findings: &mut Vec<Finding>) {
+    if let Some(value) = root.get("manage_etc_hosts").filter(|value| value.text() != Some("localhost")) {
+        findings.push(Finding::at(
+            value,
+            Rule::EtcHosts,
+            "manage_etc_hosts other than localhost ends the application of the whole file",
+            "write \"localhost\", or leave it out",
+        ));
+    }
+}
+
+fn check_temporary(root: &Node, findings: &mut Vec<Finding>) {
+    for path in files(root).filter_map(|file| file.get("path")) {
+        if path.text().is_some_and(is_temporary) {
+            findings.push(Finding::at(
+                path,
+                Rule::TemporaryScript,
+                "a folder for temporary files is emptied at boot, and may forbid programs",
+                "use /opt/bin, /etc or /var/lib",
+            ));
         }
-        let is_quoted = value.starts_with(['"', '\'']);
-        let is_boolean = matches!(value, "true" | "false");
-        let is_number = value.parse::<f64>().is_ok() && !(value.len() > 1 && value.starts_with('0'));
-        if BOOLEAN_KEYS.contains(&key) || NUMBER_KEYS.contains(&key) {
-            let wanted = if BOOLEAN_KEYS.contains(&key) { is_boolean } else { is_number };
-            if !wanted {
-                self.find(number, Rule::WrongType, format!("`{key}` wants a bare number, true or false"));
-            }
-        } else if value.starts_with(['[', '{']) {
-            if value.contains("://") {
-                self.find(
-                    number,
-                    Rule::FlowList,
-                    "coreos-cloudinit cannot read URLs in a flow list: one line each, `- \"URL\"`",
-                );
-            } else if !matches!(value, "[]" | "{}") {
-                self.find(number, Rule::Unquoted, "write one line for each entry, in quotes");
-            }
-        } else if !value.is_empty() && !is_quoted {
-            self.find(
+    }
+}
+
+/// Spellings that readers of YAML understand differently, or that coreos-cloudinit's cannot read.
+fn check_spelling(node: &Node, findings: &mut Vec<Finding>) {
+    if let Kind::List { items, flow: true } = &node.kind
+        && items.iter().any(|item| item.text().is_some_and(|text| text.contains("://")))
+    {
+        findings.push(Finding::at(
+            node,
+            Rule::FlowList,
+            "coreos-cloudinit's YAML cannot read URLs in a flow list",
+            "write one line for each, `- \"URL\"`",
+        ));
+    }
+    super::check_ambiguous(node, findings);
+    for (_, value) in node.entries() {
+        check_quotes(value, findings);
+    }
+    for item in node.items() {
+        check_quotes(item, findings);
+    }
+}
+
+/// Our own house rule: every text is in quotes, and lists have a line for each entry.
+fn check_quotes(value: &Node, findings: &mut Vec<Finding>) {
+    use super::yaml::Type;
+    let is_bare = match &value.kind {
+        Kind::Scalar { style: Style::Plain, .. } => {
+            !value.is_ambiguous() && matches!(value.scalar_type(), Some(Type::Text))
+        }
+        Kind::List { items, flow: true } => !items.is_empty(),
+        Kind::Map { entries, flow: true } => !entries.is_empty(),
+        _ => false,
+    };
+    if is_bare {
+        findings.push(Finding::at(
+            value,
+            Rule::Unquoted,
+            "a text without quotes, or a list in one line",
+            "put it in quotes, or each entry in a line of its own",
+        ));
+    }
+}
+
+fn check_indentation(text: &str, findings: &mut Vec<Finding>) {
+    for (number, line) in (1..).zip(text.lines()) {
+        let indent = &line[..line.len() - line.trim_start().len()];
+        // Inside a block a tab after the blanks is text.
+        if let Some(at) = indent.find('\t').filter(|_| indent.starts_with('\t')) {
+            findings.push(Finding::new(
                 number,
-                Rule::Unquoted,
-                format!("put `{value}` in quotes: YAML may read it as something else"),
-            );
+                at + 1,
+                Rule::Tab,
+                "YAML allows no tab in the indentation",
+                "use blanks",
+            ));
         }
     }
-}
-
-fn is_octal_mode(text: &str) -> bool {
-    let digits = if text.len() == 5 { text.strip_prefix('0').unwrap_or("") } else { text };
-    (3..=4).contains(&digits.len()) && digits.bytes().all(|byte| (b'0'..=b'7').contains(&byte))
-}
-
-/// Column and text of what follows the dashes of list entries.
-fn skip_dashes(mut column: usize, mut text: &str) -> (usize, &str) {
-    while let Some(rest) = text.strip_prefix("- ") {
-        let trimmed = rest.trim_start();
-        column += text.len() - trimmed.len();
-        text = trimmed;
-    }
-    (column, text.trim_end())
-}
-
-/// Key and value of `key: value`; `None` for a bare entry of a list.
-fn split_key(entry: &str) -> Option<(&str, &str)> {
-    if entry.starts_with(['"', '\'', '[', '{']) {
-        return None;
-    }
-    let (key, value) = entry.split_once(": ").or_else(|| entry.strip_suffix(':').map(|key| (key, "")))?;
-    let value = value.trim();
-    let is_comment = value.starts_with('#');
-    Some((key.trim(), if is_comment { "" } else { value }))
-}
-
-/// The first line after a block that starts at `position` and belongs to an entry indented by `indent`.
-fn block_end(lines: &[&str], position: usize, indent: usize) -> usize {
-    let is_inside = |line: &&str| line.trim().is_empty() || line.len() - line.trim_start().len() > indent;
-    position + lines[position..].iter().take_while(|line| is_inside(line)).count()
 }
 
 #[cfg(test)]
 mod tests {
     use super::cloud_config;
-    use crate::model::provision::lint::Rule;
+    use crate::model::provision::lint::{Finding, Rule, Severity};
 
     /// A file with `body` has exactly one finding, of `rule`, in line `line` of the body.
     #[track_caller]
     fn check(rule: Rule, line: usize, body: &str) {
         let text = format!("#cloud-config\n{body}");
-        let found: Vec<_> =
-            cloud_config(&text).into_iter().map(|finding| (finding.line - 1, finding.rule)).collect();
+        let found: Vec<_> = cloud_config(&text)
+            .into_iter()
+            .filter(|finding| finding.rule != Rule::Deprecated)
+            .map(|finding| (finding.line - 1, finding.rule))
+            .collect();
         assert_eq!(found, [(line, rule)], "{text}");
     }
 
     #[track_caller]
     fn clean(body: &str) {
-        assert_eq!(cloud_config(&format!("#cloud-config\n{body}")), [], "{body}");
+        let mut found = cloud_config(&format!("#cloud-config\n{body}"));
+        found.retain(|finding| finding.rule != Rule::Deprecated);
+        assert_eq!(found, [], "{body}");
     }
 
     #[test]
     fn a_missing_header_is_found() {
         let found = cloud_config("# cloud-config\nhostname: \"a\"\n");
         assert_eq!(found.len(), 1, "{found:?}");
-        assert_eq!(found[0].rule, Rule::Header);
+        assert_eq!((found[0].rule, found[0].severity), (Rule::Header, Severity::Error));
     }
 
     #[test]
-    fn scalars_without_quotes_are_found() {
-        check(Rule::Unquoted, 3, "write_files:\n  - path: \"/etc/a\"\n    permissions: 0744\n");
-        check(Rule::Unquoted, 3, "coreos:\n  update:\n    reboot_strategy: off\n");
+    fn scalars_that_versions_of_yaml_read_differently_are_found() {
+        check(Rule::Ambiguous, 3, "write_files:\n  - path: \"/etc/a\"\n    permissions: 0744\n");
+        check(Rule::Ambiguous, 3, "coreos:\n  update:\n    reboot_strategy: off\n");
         check(Rule::Unquoted, 2, "ssh_authorized_keys:\n  - ssh-rsa AAAA\n");
         check(Rule::WrongType, 4, "coreos:\n  units:\n    - name: \"a.service\"\n      enable: \"true\"\n");
         check(Rule::WrongType, 3, "coreos:\n  etcd2:\n    snapshot_count: \"3\"\n");
@@ -328,13 +483,13 @@ mod tests {
 
     #[test]
     fn text_that_coreos_cloudinits_yaml_cannot_read_is_found() {
-        check(Rule::FlowList, 3, "coreos:\n  etcd2:\n    peers: [\"http://a\", \"http://b\"]\n");
+        let found = cloud_config("#cloud-config\nssh_authorized_keys: [\"http://a\", \"http://b\"]\n");
+        assert!(found.iter().any(|finding| finding.rule == Rule::FlowList), "{found:?}");
         let found = cloud_config("#cloud-config\ncoreos:\n\tetcd2:\n");
         assert!(found.iter().any(|finding| finding.rule == Rule::Tab && finding.line == 3), "{found:?}");
         let found = cloud_config("#cloud-config\nhostname: \"a\n");
         assert!(found.iter().any(|finding| finding.rule == Rule::NotYaml), "{found:?}");
-        let found = cloud_config("#cloud-config\nhostname: \"a\"\nhostname: \"b\"\n");
-        assert!(found.iter().any(|finding| finding.rule == Rule::NotYaml), "a key given twice: {found:?}");
+        check(Rule::DuplicateKey, 2, "hostname: \"a\"\nhostname: \"b\"\n");
     }
 
     #[test]
@@ -354,22 +509,53 @@ mod tests {
     }
 
     #[test]
-    fn keys_and_values_that_coreos_cloudinit_refuses_are_found() {
-        check(Rule::Schema, 1, "runcmd: \"a\"\n");
-        check(Rule::Schema, 2, "coreos:\n  etcd3:\n    name: \"a\"\n");
-        check(Rule::Schema, 4, "coreos:\n  units:\n    - name: \"a.service\"\n      command: \"begin\"\n");
-        check(Rule::Schema, 3, "write_files:\n  - path: \"/etc/a\"\n    permissions: \"rwx\"\n");
-        check(Rule::Schema, 2, "coreos:\n  write_files:\n    - path: \"/etc/a\"\n");
+    fn keys_and_values_that_coreos_cloudinit_refuses_are_found_in_its_words() {
+        check(Rule::UnknownKey, 1, "runcmd: \"a\"\n");
+        check(Rule::UnknownKey, 2, "coreos:\n  etcd3:\n    name: \"a\"\n");
+        check(
+            Rule::InvalidValue,
+            4,
+            "coreos:\n  units:\n    - name: \"a.service\"\n      command: \"begin\"\n",
+        );
+        check(Rule::InvalidValue, 3, "write_files:\n  - path: \"/etc/a\"\n    permissions: \"rwx\"\n");
+        check(Rule::EtcHosts, 1, "manage_etc_hosts: \"all\"\n");
+        check(Rule::UnitName, 3, "coreos:\n  units:\n    - name: \"a\"\n");
+        check(Rule::UnitName, 3, "coreos:\n  units:\n    - command: \"start\"\n");
+        let found = cloud_config("#cloud-config\ncoreos:\n  write_files:\n    - path: \"/etc/a\"\n");
+        let texts: Vec<String> = found.iter().map(Finding::original).collect();
+        assert_eq!(
+            texts,
+            [
+                "line 3: warning: unrecognized key \"write_files\"",
+                "line 3: info: write_files doesn't belong under coreos"
+            ]
+        );
+    }
+
+    #[test]
+    fn what_is_old_or_encoded_wrongly_is_found() {
+        let found = cloud_config("#cloud-config\ncoreos:\n  fleet:\n    verbosity: 1\n");
+        assert_eq!(
+            found[0].original(),
+            "line 3: warning: deprecated key \"fleet\" (fleet is no longer shipped in Container Linux)"
+        );
+        check(
+            Rule::Encoding,
+            3,
+            "write_files:\n  - path: \"/etc/a\"\n    content: \"%%\"\n    encoding: \"b64\"\n",
+        );
+        clean("write_files:\n  - path: \"/etc/a\"\n    content: \"aGk=\"\n    encoding: \"base64\"\n");
     }
 
     #[test]
     fn files_in_places_that_do_not_last_are_found() {
         check(
-            Rule::FilePath,
+            Rule::TemporaryScript,
             2,
             "write_files:\n  - path: \"/tmp/start_consul.sh\"\n    permissions: \"0744\"\n",
         );
         check(Rule::FilePath, 2, "write_files:\n  - path: \"/usr/bin/a\"\n");
+        clean("write_files:\n  - path: \"/usr/share/oem/a\"\n");
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! The rules for unit files, as systemd and fleet read them.
 
-use super::{Finding, LINE_BYTES_LIMIT, Rule, is_temporary, opens_docker};
+use super::{Finding, LINE_BYTES_LIMIT, OPEN_DOCKER, OPEN_DOCKER_FIX, Rule, is_temporary, opens_docker};
 
 /// All keys that fleet knows without a warning.
 const FLEET_KEYS: [&str; 6] =
@@ -22,9 +22,16 @@ const ADDRESS_VARIABLES: [&str; 4] =
 
 struct Entry {
     line: usize,
+    column: usize,
     section: String,
     key: String,
     value: String,
+}
+
+impl Entry {
+    fn finding(&self, rule: Rule, reason: impl Into<String>, fix: impl Into<String>) -> Finding {
+        Finding::new(self.line, self.column, rule, reason, fix)
+    }
 }
 
 /// Checks a unit file, or a drop-in of one. An empty list: nothing to change.
@@ -49,21 +56,23 @@ fn parse(text: &str, findings: &mut Vec<Finding>) -> Vec<Entry> {
         if line.len() >= LINE_BYTES_LIMIT {
             findings.push(Finding::new(
                 number,
+                1,
                 Rule::LineTooLong,
-                format!(
-                    "the line has {} bytes; fleet refuses {LINE_BYTES_LIMIT}: continue it with \\",
-                    line.len()
-                ),
+                format!("the line has {} bytes; fleet refuses {LINE_BYTES_LIMIT}", line.len()),
+                "continue it with \\",
             ));
         }
         let trimmed = line.trim();
+        let column = line.chars().take_while(|character| character.is_whitespace()).count() + 1;
         let is_comment = trimmed.starts_with(['#', ';']);
         if continues {
             if is_comment {
                 findings.push(Finding::new(
                     number,
+                    column,
                     Rule::CommentInContinuation,
-                    "a comment inside a continued line breaks fleet's parser: put it above the option",
+                    "a comment inside a continued line breaks fleet's parser",
+                    "put it above the option",
                 ));
                 continue;
             }
@@ -82,10 +91,22 @@ fn parse(text: &str, findings: &mut Vec<Finding>) -> Vec<Entry> {
                 Some((name, "")) => section = Some(name.to_owned()),
                 Some((name, _)) => {
                     section = Some(name.to_owned());
-                    findings.push(Finding::new(number, Rule::NotAnOption, "text follows the section's name"));
+                    findings.push(Finding::new(
+                        number,
+                        column,
+                        Rule::NotAnOption,
+                        "text follows the section's name",
+                        "end the line with `]`",
+                    ));
                 }
                 None => {
-                    findings.push(Finding::new(number, Rule::NotAnOption, "the section's name has no `]`"));
+                    findings.push(Finding::new(
+                        number,
+                        column,
+                        Rule::NotAnOption,
+                        "the section's name has no `]`",
+                        "write it as in `[Service]`",
+                    ));
                 }
             }
             continue;
@@ -93,21 +114,26 @@ fn parse(text: &str, findings: &mut Vec<Finding>) -> Vec<Entry> {
         let Some((key, value)) = trimmed.split_once('=') else {
             findings.push(Finding::new(
                 number,
+                column,
                 Rule::NotAnOption,
-                format!("`{trimmed}` is no option: `Key=value`"),
+                format!("`{trimmed}` is no option"),
+                "write `Key=value`, or `#` before a comment",
             ));
             continue;
         };
         if section.is_none() {
             findings.push(Finding::new(
                 number,
+                column,
                 Rule::OptionBeforeSection,
                 format!("`{key}` stands before the first section, where it is dropped in silence"),
+                "put it below `[Unit]` or `[Service]`",
             ));
         }
         continues = value.ends_with('\\');
         entries.push(Entry {
             line: number,
+            column,
             section: section.clone().unwrap_or_default(),
             key: key.trim().to_owned(),
             value: value.trim_end_matches('\\').trim().to_owned(),
@@ -122,10 +148,10 @@ fn check_fleet(entries: &[Entry], findings: &mut Vec<Finding>) {
     let fleet: Vec<&Entry> = entries.iter().filter(|entry| entry.section == "X-Fleet").collect();
     for entry in &fleet {
         if !FLEET_KEYS.contains(&entry.key.as_str()) {
-            findings.push(Finding::new(
-                entry.line,
+            findings.push(entry.finding(
                 Rule::FleetKey,
-                format!("`{}` is unknown to fleet: it knows {}", entry.key, FLEET_KEYS.join(", ")),
+                format!("unrecognized requirement in [X-Fleet] section: \"{}\"", entry.key),
+                format!("fleet knows {}", FLEET_KEYS.join(", ")),
             ));
         }
     }
@@ -134,29 +160,29 @@ fn check_fleet(entries: &[Entry], findings: &mut Vec<Finding>) {
     };
     for (one, other) in FLEET_PAIRS {
         if let (Some(_), Some(entry)) = (find(one), find(other)) {
-            findings.push(Finding::new(
-                entry.line,
+            findings.push(entry.finding(
                 Rule::FleetCombination,
-                format!("`{one}` and `{other}` exclude each other in fleet"),
+                format!("`{one}` and `{other}` exclude each other in fleet, or in some versions of it"),
+                "keep one of the two",
             ));
         }
     }
     if !fleet.is_empty()
         && let Some(entry) = entries.iter().find(|entry| entry.section == "Install")
     {
-        findings.push(Finding::new(
-            entry.line,
+        findings.push(entry.finding(
             Rule::FleetInstall,
-            "fleet 1.0 enables [Install] of its units, older versions do not: leave it out, fleet starts the unit",
+            "fleet 1.0 enables [Install] of its units, older versions do not",
+            "leave it out: fleet starts the unit",
         ));
     }
 }
 
 fn check_value(entry: &Entry, findings: &mut Vec<Finding>) {
-    let mut find = |rule, reason: &str| findings.push(Finding::new(entry.line, rule, reason));
+    let mut find = |rule, reason: &str, fix: &str| findings.push(entry.finding(rule, reason, fix));
     let value = entry.value.as_str();
     if opens_docker(value) || (entry.key == "ListenStream" && value == "2375") {
-        find(Rule::DockerOnTcp, "whoever reaches port 2375 owns the machine: use the socket, or TLS on 2376");
+        find(Rule::DockerOnTcp, OPEN_DOCKER, OPEN_DOCKER_FIX);
     }
     if !entry.key.starts_with("Exec") {
         return;
@@ -164,12 +190,17 @@ fn check_value(entry: &Entry, findings: &mut Vec<Finding>) {
     if words(value).any(is_temporary) {
         find(
             Rule::TemporaryScript,
-            "a folder for temporary files is emptied at boot: use /opt/bin or /var/lib",
+            "a folder for temporary files is emptied at boot, and may forbid programs",
+            "use /opt/bin or /var/lib",
         );
     }
     let is_loop = words(value).any(|word| word == "until" || word == "while");
     if !is_loop && words(value).any(|word| word == "sleep" || word.ends_with("/sleep")) {
-        find(Rule::Sleep, "`sleep` waits for a time: poll for what is awaited, `until …; do sleep 1; done`");
+        find(
+            Rule::Sleep,
+            "`sleep` waits for a time, not for what is awaited",
+            "poll: `until …; do sleep 1; done`",
+        );
     }
     if entry.key == "ExecStartPre" && !value.starts_with('-') {
         let words: Vec<&str> = words(value).collect();
@@ -177,7 +208,11 @@ fn check_value(entry: &Entry, findings: &mut Vec<Finding>) {
             .windows(2)
             .any(|pair| pair[0].ends_with("docker") && ["kill", "rm", "stop"].contains(&pair[1]));
         if cleans {
-            find(Rule::CleanupMustNotFail, "there may be nothing to clean up: begin with `ExecStartPre=-`");
+            find(
+                Rule::CleanupMustNotFail,
+                "there may be nothing to clean up, and then the unit does not start",
+                "begin with `ExecStartPre=-`",
+            );
         }
     }
     for port in [":53/udp", ":8600/udp"] {
@@ -186,7 +221,7 @@ fn check_value(entry: &Entry, findings: &mut Vec<Finding>) {
             .filter_map(|word| word.strip_suffix("/udp"))
             .any(|tcp| !words(value).any(|word| word == tcp || word.strip_suffix("/tcp") == Some(tcp)));
         if lacks_tcp {
-            find(Rule::DnsOnlyUdp, "long DNS answers need TCP: publish the port without /udp as well");
+            find(Rule::DnsOnlyUdp, "long DNS answers need TCP", "publish the port without /udp as well");
         }
     }
 }
@@ -212,12 +247,10 @@ fn check_addresses(entries: &[Entry], findings: &mut Vec<Finding>) {
         });
         let user = entries.iter().find(|entry| entry.value.contains(variable));
         if let Some(user) = user.filter(|_| !(is_loaded && is_checked)) {
-            findings.push(Finding::new(
-                user.line,
+            findings.push(user.finding(
                 Rule::AddressUnchecked,
-                format!(
-                    "{variable} may be empty: load EnvironmentFile=/etc/environment, and end an ExecStartPre with exit 1 if it is"
-                ),
+                format!("{variable} may be empty"),
+                "load EnvironmentFile=/etc/environment, and end an ExecStartPre with exit 1 if it is",
             ));
         }
     }
@@ -239,10 +272,10 @@ fn check_downloads(entries: &[Entry], findings: &mut Vec<Finding>) {
                     .any(|word| ["curl", "wget"].iter().any(|tool| word.rsplit('/').next() == Some(tool))))
     });
     if let Some(entry) = download {
-        findings.push(Finding::new(
-            entry.line,
+        findings.push(entry.finding(
             Rule::DownloadTimeout,
-            "a download may take longer than systemd waits: set TimeoutStartSec=0",
+            "a download may take longer than systemd waits",
+            "set TimeoutStartSec=0",
         ));
     }
 }

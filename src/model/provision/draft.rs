@@ -1,0 +1,144 @@
+//! What a user said about the cluster, in flags or in a file, before the gaps are filled: then it is a [`Spec`].
+
+use std::net::IpAddr;
+
+use super::binary::Binary;
+use super::etcd::{Endpoint, Etcd, Peer, Url};
+use super::format::Format;
+use super::spec::{AddressSource, DnsPort, Domain, NodeSource, Servers, Spec, SpecError};
+use crate::model::names::Datacenter;
+
+/// Settings that may be left out; the names are those of the flags and of `corediscover.yaml`.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Draft {
+    /// How many of the machines become servers.
+    pub servers: Option<Servers>,
+    /// An etcd that is there already.
+    pub etcd: Vec<Endpoint>,
+    /// Where the machines' own etcd2 members find each other.
+    pub discovery: Option<Url>,
+    /// Machines to join at, where there is no etcd.
+    pub join: Vec<Peer>,
+    /// Whether machines run fleet.
+    pub fleet: Option<bool>,
+    /// How they get the binary.
+    pub binary: Option<Binary>,
+    /// The datacenter's name.
+    pub datacenter: Option<Datacenter>,
+    /// The domain of DNS.
+    pub domain: Option<Domain>,
+    /// Where a machine finds its address.
+    pub advertise: Option<AddressSource>,
+    /// What a machine is called.
+    pub node: Option<NodeSource>,
+    /// The agent's DNS port.
+    pub dns_port: Option<DnsPort>,
+    /// Where HTTP and DNS listen.
+    pub client: Vec<IpAddr>,
+}
+
+impl Draft {
+    /// These settings where they say something, else those of `below`. Where the machines meet is one setting: whoever
+    /// names an etcd here has not got the discovery URL of `below` as well.
+    #[must_use]
+    pub fn over(self, below: Self) -> Self {
+        let meets = !self.etcd.is_empty() || self.discovery.is_some() || !self.join.is_empty();
+        let (etcd, discovery, join) = if meets {
+            (self.etcd, self.discovery, self.join)
+        } else {
+            (below.etcd, below.discovery, below.join)
+        };
+        Self {
+            servers: self.servers.or(below.servers),
+            etcd,
+            discovery,
+            join,
+            fleet: self.fleet.or(below.fleet),
+            binary: self.binary.or(below.binary),
+            datacenter: self.datacenter.or(below.datacenter),
+            domain: self.domain.or(below.domain),
+            advertise: self.advertise.or(below.advertise),
+            node: self.node.or(below.node),
+            dns_port: self.dns_port.or(below.dns_port),
+            client: if self.client.is_empty() { below.client } else { self.client },
+        }
+    }
+
+    /// The spec, with what is usual on the machines that read `format` in the gaps.
+    ///
+    /// # Errors
+    /// When settings exclude each other, or the format cannot express one.
+    pub fn into_spec(self, format: Format) -> Result<Spec, SpecError> {
+        let etcd = Etcd::new(self.etcd, self.discovery, self.join)?;
+        let is_usual = format == Format::CloudConfig && matches!(etcd, Etcd::Local { .. });
+        let fleet = format.has_fleet() && self.fleet.unwrap_or(is_usual);
+        if fleet && matches!(etcd, Etcd::Absent { .. }) {
+            return Err(SpecError::FleetWithoutEtcd);
+        }
+        let is_for_containers = format == Format::Compose;
+        if is_for_containers && matches!(self.binary, Some(Binary::Path(_) | Binary::Download { .. })) {
+            return Err(SpecError::NeedsImage);
+        }
+        Ok(Spec {
+            servers: self.servers.unwrap_or_default(),
+            etcd,
+            fleet,
+            binary: self.binary.unwrap_or_else(|| format.usual_binary()),
+            datacenter: self.datacenter.unwrap_or_default(),
+            domain: self.domain.unwrap_or_default(),
+            address: self.advertise.unwrap_or_else(|| format.usual_address()),
+            node: self.node.unwrap_or_default(),
+            dns_port: self.dns_port.unwrap_or_default(),
+            client: self.client,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Draft;
+    use crate::model::provision::etcd::Etcd;
+    use crate::model::provision::format::Format;
+    use crate::model::provision::spec::{AddressSource, SpecError};
+
+    #[test]
+    fn what_is_said_above_wins_and_where_machines_meet_is_one_setting() {
+        let file = Draft {
+            servers: Some("5".parse().unwrap()),
+            discovery: Some("https://discovery.example/1".parse().unwrap()),
+            dns_port: Some("53".parse().unwrap()),
+            ..Draft::default()
+        };
+        let flags = Draft {
+            servers: Some("3".parse().unwrap()),
+            etcd: vec!["http://10.0.0.1:2379".parse().unwrap()],
+            ..Draft::default()
+        };
+        let spec = flags.clone().over(file).into_spec(Format::CloudConfig).unwrap();
+        assert_eq!(spec.servers.count(), 3);
+        assert_eq!(spec.dns_port.number(), 53);
+        assert_eq!(spec.etcd, Etcd::Given(flags.etcd));
+    }
+
+    #[test]
+    fn gaps_are_filled_with_what_is_usual_on_those_machines() {
+        for format in Format::ALL {
+            let spec = Draft::default().into_spec(format).unwrap();
+            assert_eq!(spec.fleet, format == Format::CloudConfig, "{format:?}");
+            let from_file = matches!(format, Format::CloudConfig | Format::Units | Format::Vagrant);
+            assert_eq!(spec.address == AddressSource::Private, from_file, "{format:?}");
+        }
+    }
+
+    #[test]
+    fn what_a_format_cannot_say_is_refused() {
+        let join = Draft { join: vec!["10.0.0.1".parse().unwrap()], ..Draft::default() };
+        assert!(join.clone().into_spec(Format::CloudConfig).is_ok_and(|spec| !spec.fleet));
+        let fleet = Draft { fleet: Some(true), ..join };
+        assert_eq!(fleet.clone().into_spec(Format::Units), Err(SpecError::FleetWithoutEtcd));
+        assert!(fleet.into_spec(Format::Ignition).is_ok_and(|spec| !spec.fleet));
+        let path = Draft { binary: Some("path=/opt/bin/x".parse().unwrap()), ..Draft::default() };
+        assert_eq!(path.clone().into_spec(Format::Compose), Err(SpecError::NeedsImage));
+        assert!(matches!(Format::Sysext.check_flags(&path), Err(SpecError::HoldsBinary(_))));
+    }
+}
