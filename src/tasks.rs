@@ -27,7 +27,14 @@ pub enum StopRequest {
     Terminate,
 }
 
-type Ended = (&'static str, anyhow::Result<()>);
+pub(crate) type Ended = (&'static str, anyhow::Result<()>);
+
+/// How a simulation runs the tasks of one of its processes.
+#[cfg(test)]
+pub(crate) type Run = dyn Fn(Task) -> Task + Send + Sync;
+/// A task of a simulated process.
+#[cfg(test)]
+pub(crate) type Task = std::pin::Pin<Box<dyn Future<Output = Ended> + Send>>;
 
 /// A cheap, cloneable starter of tasks; what parts hold when they need to start helpers of their own.
 #[derive(Clone, Default)]
@@ -37,6 +44,8 @@ pub struct Spawner {
     stop: CancellationToken,
     /// Counts the tasks that this spawner and its clones have started.
     running: TaskTracker,
+    #[cfg(test)]
+    run: Option<Arc<Run>>,
 }
 
 impl Spawner {
@@ -54,6 +63,8 @@ impl Spawner {
             changed: Arc::clone(&self.changed),
             stop: self.stop.child_token(),
             running: TaskTracker::new(),
+            #[cfg(test)]
+            run: self.run.clone(),
         }
     }
 
@@ -99,7 +110,13 @@ impl Spawner {
     }
 
     fn put(&self, task: impl Future<Output = Ended> + Send + 'static) {
-        self.set.lock().spawn(self.running.track_future(task));
+        let task = self.running.track_future(task);
+        #[cfg(test)]
+        let task: Task = match &self.run {
+            Some(run) => run(Box::pin(task)),
+            None => Box::pin(task),
+        };
+        self.set.lock().spawn(task);
         self.changed.notify_one();
     }
 }
@@ -111,6 +128,12 @@ pub struct Tasks {
 }
 
 impl Tasks {
+    /// Tasks of a simulated process.
+    #[cfg(test)]
+    pub(crate) fn run_by(run: Arc<Run>) -> Self {
+        Self { spawner: Spawner { run: Some(run), ..Spawner::default() } }
+    }
+
     /// A starter to hand to parts.
     pub fn spawner(&self) -> Spawner {
         self.spawner.clone()

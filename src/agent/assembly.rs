@@ -1,7 +1,6 @@
 //! From settings to what each part wants to know, for the composition root.
 
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 
@@ -15,9 +14,12 @@ use super::dns::{DnsSettings, Strategy};
 use super::handle::{Identity, ReloadRequest};
 use super::{http, local};
 use crate::hint::{WithHint as _, fault};
+use crate::host::disk::{Disk, Held, HostDisk};
 use crate::host::files::{
-    MODE_PRIVATE, create_private_folder, lock as lock_folder, read_if_there, write_atomic,
+    MODE_PRIVATE, create_private_folder, create_private_folder_on, lock as lock_folder, read_if_there_on,
+    write_atomic_on,
 };
+use crate::host::outside::random_bits;
 use crate::model::dns::{Name, Policy, SoaPolicy};
 use crate::model::election::Incarnation;
 use crate::model::sync::{ServiceRegistration, agent_node};
@@ -40,23 +42,28 @@ pub(super) struct Sockets {
 }
 
 /// Takes the data directory for this agent, until the file is dropped: two agents would overwrite each other's state.
-pub(super) fn lock(settings: &Settings) -> anyhow::Result<Option<File>> {
+pub(super) fn lock(settings: &Settings) -> anyhow::Result<Option<Box<dyn Held>>> {
     let Some(folder) = &settings.data_dir else { return Ok(None) };
     let advice = "give a folder that this user may write to with -data-dir";
     create_private_folder(folder).hint(advice)?;
-    lock_folder(folder, &folder.join(LOCK_FILE)).map(Some)
+    lock_folder(&HostDisk, folder, &folder.join(LOCK_FILE)).map(Some)
 }
 
 /// The incarnation of the data directory; made with it. In memory (`-dev`) each start is a new one.
-pub(super) fn incarnation(settings: &Settings) -> anyhow::Result<Incarnation> {
-    let fresh = || Incarnation::from_random(uuid::Uuid::new_v4().as_u128());
+pub(super) fn incarnation(settings: &Settings, disk: &dyn Disk) -> anyhow::Result<Incarnation> {
+    let fresh = || Incarnation::from_random(random_bits());
     let Some(folder) = &settings.data_dir else { return Ok(fresh()) };
-    create_private_folder(folder).hint("give a folder that this user may write to with -data-dir")?;
-    read_or_make(&folder.join(INCARNATION_FILE), fresh)
+    create_private_folder_on(disk, folder)
+        .hint("give a folder that this user may write to with -data-dir")?;
+    read_or_make(disk, &folder.join(INCARNATION_FILE), fresh)
 }
 
-fn read_or_make(path: &Path, fresh: impl Fn() -> Incarnation) -> anyhow::Result<Incarnation> {
-    if let Some(bytes) = read_if_there(path)? {
+fn read_or_make(
+    disk: &dyn Disk,
+    path: &Path,
+    fresh: impl Fn() -> Incarnation,
+) -> anyhow::Result<Incarnation> {
+    if let Some(bytes) = read_if_there_on(disk, path)? {
         let text = String::from_utf8_lossy(&bytes);
         return text
             .trim()
@@ -65,7 +72,7 @@ fn read_or_make(path: &Path, fresh: impl Fn() -> Incarnation) -> anyhow::Result<
             .hint("without it this disk cannot be told from another: start with an empty data directory");
     }
     let incarnation = fresh();
-    write_atomic(path, format!("{incarnation}\n").as_bytes(), MODE_PRIVATE)
+    write_atomic_on(disk, path, format!("{incarnation}\n").as_bytes(), MODE_PRIVATE)
         .hint("give a folder that this user may write to with -data-dir")?;
     Ok(incarnation)
 }

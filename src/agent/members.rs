@@ -11,7 +11,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::handle::{JoinReport, Members, NoSuchMember};
 use super::membership::Gossip;
-use crate::host::files::{MODE_PRIVATE, read_if_there, write_atomic};
+use crate::host::disk::Disk;
+use crate::host::files::{MODE_PRIVATE, read_if_there_on, write_atomic_on};
 use crate::host::versioned::{self, VersionedError};
 use crate::model::membership::{Member, MemberStatus};
 use crate::model::sync::servers::{
@@ -164,9 +165,9 @@ pub(super) async fn follow_servers(
 }
 
 /// The addresses of an earlier life. A damaged file is as good as none, and is told.
-pub(super) fn remembered(data_dir: Option<&PathBuf>) -> anyhow::Result<Vec<SocketAddr>> {
+pub(super) fn remembered(disk: &dyn Disk, data_dir: Option<&PathBuf>) -> anyhow::Result<Vec<SocketAddr>> {
     let Some(path) = data_dir.map(|folder| folder.join(PEERS_FILE)) else { return Ok(Vec::new()) };
-    let Some(bytes) = read_if_there(&path)? else { return Ok(Vec::new()) };
+    let Some(bytes) = read_if_there_on(disk, &path)? else { return Ok(Vec::new()) };
     match versioned::decode(&bytes) {
         Err(newer @ VersionedError::Newer(_)) => Err(newer.about(&path, "")),
         Err(VersionedError::Damaged(error)) => {
@@ -180,6 +181,7 @@ pub(super) fn remembered(data_dir: Option<&PathBuf>) -> anyhow::Result<Vec<Socke
 /// Writes the addresses of the members each time that they change.
 pub(super) async fn remember(
     gossip: Gossip,
+    disk: Arc<dyn Disk>,
     data_dir: PathBuf,
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
@@ -192,7 +194,7 @@ pub(super) async fn remember(
         addresses.truncate(PEERS_MAX);
         if written.as_ref() != Some(&addresses) && !addresses.is_empty() {
             let bytes = versioned::encode(&addresses)?;
-            match write_atomic(&path, &bytes, MODE_PRIVATE) {
+            match write_atomic_on(&*disk, &path, &bytes, MODE_PRIVATE) {
                 Ok(()) => written = Some(addresses),
                 // The agent works without it; the next change tries again.
                 Err(error) => tracing::warn!("{error:#}"),

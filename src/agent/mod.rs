@@ -12,6 +12,7 @@ pub mod leader;
 pub mod local;
 mod members;
 pub mod membership;
+mod participant;
 mod reload;
 pub mod replica;
 mod role;
@@ -22,7 +23,6 @@ mod simulation;
 mod start;
 mod storage_check;
 
-use std::fs::File;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -30,6 +30,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use crate::host::disk::{Held, HostDisk};
 use crate::model::election::Certificate;
 use crate::model::names::ClusterId;
 use crate::tasks::{StopRequest, Tasks};
@@ -85,7 +86,7 @@ pub struct Agent {
     state: watch::Receiver<AgentState>,
     sockets: Sockets,
     /// Keeps other agents off the data directory.
-    _lock: Option<File>,
+    _lock: Option<Box<dyn Held>>,
 }
 
 impl Agent {
@@ -172,7 +173,7 @@ async fn wait_for_removal(server: &Server, raft_id: u64) {
 /// # Errors
 /// When the directory cannot be read.
 pub fn was_server(data_dir: &std::path::Path) -> anyhow::Result<bool> {
-    role::disk::is_past_first_life(data_dir)
+    role::disk::is_past_first_life(&HostDisk, data_dir)
 }
 
 /// Asks the machines at `addresses` (with or without the port of their RPC) which cluster they are in; `None` when

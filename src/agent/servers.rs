@@ -2,7 +2,7 @@
 //! answers orders about it.
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use parking_lot::Mutex;
@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::consensus::{Peer, Server};
 use super::handle::{Consensus as _, Order, OrderError, OrderReply, Replica, Steward as Desk, Which};
+use crate::host::outside::wall_seconds;
 use crate::model::catalog::{Catalog, Command, Departure, Purpose, ServersCommand, Settlement};
 use crate::model::membership::Member;
 use crate::model::sync::servers::{
@@ -95,14 +96,13 @@ impl Stewardship {
 
     fn facts(&self) -> Facts {
         let (configured, joint) = self.context.server.configuration();
-        let wall = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
         Facts {
             configured,
             joint,
             members: self.context.members.borrow().clone(),
             catalog: self.context.replica.snapshot(),
             policy: self.context.policy,
-            wall,
+            wall: wall_seconds(),
         }
     }
 

@@ -38,12 +38,14 @@ pub(super) async fn run(
             }
             let pause = if settled { LOOK_PAUSE } else { RETRY_PAUSE };
             tokio::select! {
+                biased;
                 changed = full.changed() => changed.context("the server is gone")?,
                 () = tokio::time::sleep(pause) => {}
             }
         }
     };
     tokio::select! {
+        biased;
         () = stop.cancelled() => Ok(()),
         ended = work => ended,
     }

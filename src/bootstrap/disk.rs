@@ -1,11 +1,11 @@
 //! What a machine remembers in its data directory: `incarnation`, `birth.json`. One process at a time.
 
-use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 
 use crate::hint::{WithHint as _, fault};
+use crate::host::disk::{Held, HostDisk};
 use crate::host::files::{self, MODE_PRIVATE};
 use crate::host::versioned;
 use crate::model::election::{Incarnation, LocalState};
@@ -18,7 +18,7 @@ const LOCK_FILE: &str = "bootstrap.lock";
 pub(super) struct Disk {
     data_dir: PathBuf,
     /// Locked while it is open.
-    _lock: File,
+    _lock: Box<dyn Held>,
 }
 
 impl Disk {
@@ -26,7 +26,7 @@ impl Disk {
     pub(super) fn open(data_dir: &Path) -> anyhow::Result<Self> {
         files::create_private_folder(data_dir)
             .hint("the data directory must be writable: choose another with --data-dir")?;
-        let lock = files::lock(data_dir, &data_dir.join(LOCK_FILE))?;
+        let lock = files::lock(&HostDisk, data_dir, &data_dir.join(LOCK_FILE))?;
         Ok(Self { data_dir: data_dir.to_owned(), _lock: lock })
     }
 

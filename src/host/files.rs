@@ -1,13 +1,11 @@
 //! Files that are either the old or the new version, never half of one.
 
-use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::ErrorKind;
-use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 
 use anyhow::Context as _;
 
-use super::disk::{self, Disk as _, HostDisk};
+use super::disk::{self, Disk, Held, HostDisk};
 use crate::hint::{WithHint as _, fault};
 
 /// Mode of files that may hold addresses and tokens: the owner alone reads them.
@@ -24,10 +22,18 @@ pub const ADVICE_NEWER: &str =
 /// # Errors
 /// Names the path; the old content is still there.
 pub fn write_atomic(path: &Path, bytes: &[u8], mode: u32) -> anyhow::Result<()> {
+    write_atomic_on(&HostDisk, path, bytes, mode)
+}
+
+/// As [`write_atomic`], on any disk.
+///
+/// # Errors
+/// Names the path; the old content is still there.
+pub fn write_atomic_on(disk: &dyn Disk, path: &Path, bytes: &[u8], mode: u32) -> anyhow::Result<()> {
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let name = path.file_name().with_context(|| format!("{} is not a file name", path.display()))?;
     let temporary = folder.join(format!(".{}.{}.new", name.to_string_lossy(), std::process::id()));
-    disk::replace(&HostDisk, path, &temporary, bytes, mode)
+    disk::replace(disk, path, &temporary, bytes, mode)
         .with_context(|| format!("cannot write {}", path.display()))
 }
 
@@ -44,7 +50,15 @@ pub fn sync_folder(folder: &Path) -> std::io::Result<()> {
 /// # Errors
 /// Names the path, for every other reason.
 pub fn read_if_there(path: &Path) -> anyhow::Result<Option<Vec<u8>>> {
-    match fs::read(path) {
+    read_if_there_on(&HostDisk, path)
+}
+
+/// As [`read_if_there`], on any disk.
+///
+/// # Errors
+/// Names the path, for every other reason.
+pub fn read_if_there_on(disk: &dyn Disk, path: &Path) -> anyhow::Result<Option<Vec<u8>>> {
+    match disk.read(path) {
         Ok(bytes) => Ok(Some(bytes)),
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error).with_context(|| format!("cannot read {}", path.display())),
@@ -63,23 +77,17 @@ pub fn remove_if_there(path: &Path) -> std::io::Result<()> {
 ///
 /// # Errors
 /// When another process holds it, or the file cannot be made.
-pub fn lock(folder: &Path, path: &Path) -> anyhow::Result<File> {
-    let mut options = OpenOptions::new();
-    options.write(true).create(true).truncate(false).mode(MODE_PRIVATE);
-    let file = options
-        .open(path)
-        .with_context(|| format!("cannot open {}", path.display()))
+pub fn lock(disk: &dyn Disk, folder: &Path, path: &Path) -> anyhow::Result<Box<dyn Held>> {
+    let held = disk
+        .lock(path)
+        .with_context(|| format!("cannot lock {}", path.display()))
         .hint("give a folder that this user may write to with -data-dir")?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => Err(fault(
+    held.ok_or_else(|| {
+        fault(
             format!("the data directory {} is in use by another process", folder.display()),
             "stop the other agent, or give this one a folder of its own with -data-dir",
-        )),
-        Err(TryLockError::Error(error)) => {
-            Err(error).with_context(|| format!("cannot lock {}", path.display()))
-        }
-    }
+        )
+    })
 }
 
 /// Creates a folder that only its owner may enter, with its parents.
@@ -87,7 +95,15 @@ pub fn lock(folder: &Path, path: &Path) -> anyhow::Result<File> {
 /// # Errors
 /// Names the folder.
 pub fn create_private_folder(path: &Path) -> anyhow::Result<()> {
-    HostDisk.create_folder(path).with_context(|| format!("cannot create the folder {}", path.display()))
+    create_private_folder_on(&HostDisk, path)
+}
+
+/// As [`create_private_folder`], on any disk.
+///
+/// # Errors
+/// Names the folder.
+pub fn create_private_folder_on(disk: &dyn Disk, path: &Path) -> anyhow::Result<()> {
+    disk.create_folder(path).with_context(|| format!("cannot create the folder {}", path.display()))
 }
 
 #[cfg(test)]

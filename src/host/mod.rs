@@ -8,6 +8,7 @@ pub mod interfaces;
 pub mod machine_id;
 pub mod net;
 pub mod outside;
+pub mod site;
 pub mod versioned;
 
 use anyhow::Context as _;

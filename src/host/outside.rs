@@ -1,5 +1,7 @@
 //! What comes from outside of the program and is not the same when a history is played again, unless a simulation
-//! (tests only) decides it: chance, and the order of work on other threads.
+//! (tests only) decides it: chance, the time of day, and the order of work on other threads.
+
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::Context as _;
 
@@ -17,6 +19,15 @@ pub fn random_share() -> f64 {
     // As many bits as an f64 holds exactly.
     let bits = u32::try_from(random_bits() >> 96).unwrap_or_default();
     f64::from(bits) / (f64::from(u32::MAX) + 1.0)
+}
+
+/// The time of day in seconds since 1970, as this machine's clock has it: it may be wrong, and it may jump.
+pub fn wall_seconds() -> u64 {
+    #[cfg(test)]
+    if let Some(seconds) = crate::simulation::running::wall_seconds() {
+        return seconds;
+    }
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
 /// Does work that blocks, where it holds nobody up.

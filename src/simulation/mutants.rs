@@ -20,6 +20,14 @@ pub(crate) enum Mutant {
     ReadWithoutLease,
     /// Those who wait for keys under a prefix are not woken.
     WatcherNotWoken,
+    /// Raft looks for the other servers only where its configuration has them.
+    AddressesNotFollowed,
+    /// A server that was retired is taken in again.
+    RetiredTakenIn,
+    /// A dead server is removed before another is ready to take its place.
+    RemovedFirst,
+    /// A server is added where it should take the place of another, which goes on being dead.
+    AddedInsteadOfReplaced,
 }
 
 thread_local! {

@@ -185,20 +185,22 @@ impl Host {
     pub(crate) fn listen(&self, at: SocketAddr) -> io::Result<Listener> {
         let mut state = self.net.0.lock();
         let at = state.port(at);
-        let mailbox = Arc::new(Mailbox::default());
-        if state.listeners.insert(at, Arc::clone(&mailbox)).is_some() {
+        if state.listeners.contains_key(&at) {
             return Err(ErrorKind::AddrInUse.into());
         }
-        Ok(Listener { mailbox, at })
+        let mailbox = Arc::new(Mailbox::default());
+        state.listeners.insert(at, Arc::clone(&mailbox));
+        Ok(Listener { net: self.net.clone(), mailbox, at })
     }
 
     pub(crate) fn datagrams(&self, at: SocketAddr) -> io::Result<Datagrams> {
         let mut state = self.net.0.lock();
         let at = state.port(at);
-        let mailbox = Arc::new(Mailbox::default());
-        if state.datagrams.insert(at, Arc::clone(&mailbox)).is_some() {
+        if state.datagrams.contains_key(&at) {
             return Err(ErrorKind::AddrInUse.into());
         }
+        let mailbox = Arc::new(Mailbox::default());
+        state.datagrams.insert(at, Arc::clone(&mailbox));
         Ok(Datagrams { host: self.clone(), mailbox, at })
     }
 
@@ -287,6 +289,7 @@ impl<T> Mailbox<T> {
 /// Takes connections in.
 #[derive(Debug)]
 pub struct Listener {
+    net: Net,
     mailbox: Arc<Mailbox<(Stream, SocketAddr)>>,
     at: SocketAddr,
 }
@@ -303,6 +306,18 @@ impl Listener {
 
     pub(crate) fn address(&self) -> SocketAddr {
         self.at
+    }
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        let mut state = self.net.0.lock();
+        // The next process may listen there by now.
+        let ours = state.listeners.get(&self.at).is_some_and(|found| Arc::ptr_eq(found, &self.mailbox));
+        let closed = if ours { state.listeners.remove(&self.at) } else { None };
+        drop(state);
+        // Connections that nobody took in look at the network when they end.
+        drop(closed);
     }
 }
 

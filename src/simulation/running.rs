@@ -3,14 +3,15 @@
 //! Production code asks it through `host::outside` and the runtime of raft; nothing is handed around for it.
 
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::hash::{DefaultHasher, Hash, Hasher as _};
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
 use tokio::task::AbortHandle;
+use tokio::time::Instant;
 
 use super::chance::Chance;
 
@@ -21,9 +22,16 @@ pub(crate) struct Applied {
     pub(crate) process: u64,
     pub(crate) index: u64,
     pub(crate) term: u64,
+    /// Which state machine of that process: one that becomes a server again has another.
+    pub(crate) machine: u64,
     /// The command; none for an entry of raft's own.
     pub(crate) command: Option<Bytes>,
+    /// The voters of each half of a changed configuration of raft.
+    pub(crate) voters: Option<Vec<BTreeSet<u64>>>,
 }
+
+/// 2023-11-14, when all histories begin, in seconds since 1970.
+const WALL_BEGIN: u64 = 1_700_000_000;
 
 struct Running {
     chance: Chance,
@@ -33,6 +41,12 @@ struct Running {
     applied: Vec<Applied>,
     /// Tasks that raft started, by the process that it runs in.
     tasks: BTreeMap<u64, Vec<AbortHandle>>,
+    begun: Instant,
+    /// How many seconds the clock of a process is ahead, or behind.
+    wall_errors: BTreeMap<u64, i64>,
+    machines: u64,
+    /// Processes that are stopped as by SIGSTOP, with the tasks that would have run.
+    paused: BTreeMap<u64, Vec<Waker>>,
 }
 
 thread_local! {
@@ -57,6 +71,10 @@ pub(crate) fn begin(seed: u64) -> Guard {
         hash: DefaultHasher::new(),
         applied: Vec::new(),
         tasks: BTreeMap::new(),
+        begun: Instant::now(),
+        wall_errors: BTreeMap::new(),
+        machines: 0,
+        paused: BTreeMap::new(),
     };
     assert!(RUNNING.replace(Some(running)).is_none(), "one simulation on a thread");
     Guard
@@ -81,12 +99,35 @@ pub(crate) fn note(what: impl Hash) {
 }
 
 /// Notes an applied entry.
-pub(crate) fn applied(index: u64, term: u64, command: Option<Bytes>) {
+pub(crate) fn applied(
+    machine: u64,
+    (index, term): (u64, u64),
+    command: Option<Bytes>,
+    voters: Option<Vec<BTreeSet<u64>>>,
+) {
     let Some(process) = process() else { return };
     with(|running| {
         (process, index, term).hash(&mut running.hash);
-        running.applied.push(Applied { process, index, term, command });
+        running.applied.push(Applied { process, index, term, machine, command, voters });
     });
+}
+
+/// A number that no other state machine has.
+pub(crate) fn new_machine() -> u64 {
+    with(|running| {
+        running.machines += 1;
+        running.machines
+    })
+    .unwrap_or_default()
+}
+
+/// The time of day where this is asked, if that is in a simulation.
+pub(crate) fn wall_seconds() -> Option<u64> {
+    let process = process()?;
+    with(|running| {
+        let error = running.wall_errors.get(&process).copied().unwrap_or_default();
+        (WALL_BEGIN + running.begun.elapsed().as_secs()).saturating_add_signed(error)
+    })
 }
 
 /// What was applied since the last call.
@@ -119,11 +160,53 @@ impl<F: Future> Future for Within<F> {
     type Output = F::Output;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
+        if waits(self.process, cx.waker()) {
+            return Poll::Pending;
+        }
         let before = PROCESS.replace(Some(self.process));
         let polled = self.future.as_mut().poll(cx);
         PROCESS.set(before);
         polled
     }
+}
+
+/// Whether a task of this process has to wait, because the process is paused.
+fn waits(process: u64, waker: &Waker) -> bool {
+    let held = with(|running| {
+        let held = running.paused.get_mut(&process)?;
+        held.push(waker.clone());
+        Some(())
+    });
+    held.flatten().is_some()
+}
+
+/// Stops a process where it is, as SIGSTOP does: the clock goes on, and what comes for it waits.
+pub(crate) fn pause(process: u64) {
+    with(|running| {
+        running.paused.entry(process).or_default();
+    });
+}
+
+/// Lets a paused process go on.
+pub(crate) fn resume(process: u64) {
+    let waiting = with(|running| running.paused.remove(&process)).flatten().unwrap_or_default();
+    waiting.into_iter().for_each(Waker::wake);
+}
+
+/// Whether a process is paused.
+pub(crate) fn is_paused(process: u64) -> bool {
+    with(|running| running.paused.contains_key(&process)).unwrap_or_default()
+}
+
+/// Sets the clock of a process wrong by so many seconds.
+pub(crate) fn set_wall_error(process: u64, seconds: i64) {
+    with(|running| running.wall_errors.insert(process, seconds));
+}
+
+/// Starts a task of the process that runs now, which ends with it.
+pub(crate) fn spawn_within(task: impl Future<Output = ()> + Send + 'static) {
+    let process = process().expect("a process");
+    own(process, spawn(within(process, task)).abort_handle());
 }
 
 /// The task ends with the process.
@@ -135,6 +218,7 @@ pub(crate) fn own(process: u64, task: AbortHandle) {
 pub(crate) fn kill(process: u64) {
     let tasks = with(|running| running.tasks.remove(&process)).flatten().unwrap_or_default();
     tasks.iter().for_each(AbortHandle::abort);
+    resume(process);
 }
 
 /// Starts a task of the world around the machines.

@@ -4,6 +4,10 @@ use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher as _, Hasher as _};
 use std::time::{Duration, Instant};
 
+/// One history in so many is fresh in a run of a fixed number: enough to find something new over many runs, and few
+/// enough that a run which fails mostly fails again.
+const FRESH_ONE_IN: u64 = 10;
+
 /// The histories of one run of one kind.
 pub(super) enum Seeds {
     /// Play this one again.
@@ -15,7 +19,8 @@ pub(super) enum Seeds {
 }
 
 impl Seeds {
-    /// What the environment asks for; half of `count` fixed and half fresh if it asks for nothing.
+    /// What the environment asks for; `count` if it asks for nothing, of which one in [`FRESH_ONE_IN`] is
+    /// fresh.
     pub(super) fn of_environment(count: u64) -> Self {
         let number = |name: &str| {
             std::env::var(name)
@@ -31,7 +36,8 @@ impl Seeds {
             return Self::Until { base, end: Instant::now() + Duration::from_mins(minutes) };
         }
         let count = (count * number("CDSIM_PERCENT").unwrap_or(100)).div_ceil(100);
-        Self::Counted { fixed: count / 2, base, fresh: count - count / 2 }
+        let fresh = count / FRESH_ONE_IN;
+        Self::Counted { fixed: count - fresh, base, fresh }
     }
 
     /// The seed of the history with this number, if there are so many.

@@ -41,7 +41,7 @@ async fn server(name: &str) -> Member {
     let address = listener.address().unwrap();
     tasks.start("rpc", listener.run(tasks.spawner()));
     let peer = Peer { name: name.to_owned(), address, incarnation: incarnation.to_string() };
-    let settings = Settings { data: None, peer: peer.clone() };
+    let settings = Settings { disk: Arc::new(corediscover::host::disk::HostDisk), data: None, peer: peer.clone() };
     let server = Server::open(settings, identity, Arc::default(), &router, tasks.spawner()).await.unwrap();
     Member { tasks, server, id, peer }
 }
@@ -62,7 +62,7 @@ async fn servers() -> Vec<Member> {
 fn client(tasks: &Tasks, servers: &watch::Receiver<Vec<SocketAddr>>) -> (Client, Arc<Replica>) {
     let replica = Arc::new(Replica::default());
     let identity = Identity::new(7, "client", None);
-    let settings = replica::Settings { data: None };
+    let settings = replica::Settings { disk: Arc::new(corediscover::host::disk::HostDisk), data: None };
     let client =
         Client::open(settings, identity, Arc::clone(&replica), servers.clone(), tasks.spawner()).unwrap();
     (client, replica)

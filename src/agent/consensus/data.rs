@@ -1,6 +1,7 @@
 //! Opening what a server has on disk, after checking that it is this machine's and this cluster's.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use anyhow::{Context as _, ensure};
 
@@ -10,6 +11,7 @@ use super::server::Settings;
 use super::snapshot::SnapshotStore;
 use crate::agent::rpc::Identity;
 use crate::hint::WithHint as _;
+use crate::host::disk::Disk;
 
 /// What a server has on disk: whose it is, the log, the snapshots.
 pub(super) type Data = (Option<Directory>, Log, SnapshotStore);
@@ -20,9 +22,10 @@ pub(super) type Data = (Option<Directory>, Log, SnapshotStore);
 /// When the data directory is in use, damaged, or of another node or cluster.
 pub(super) fn open_data(settings: &Settings, identity: &Identity) -> anyhow::Result<Data> {
     let Some(data) = &settings.data else { return Ok((None, Log::in_memory(), SnapshotStore::in_memory())) };
-    let directory = Directory::open(data)?;
-    let store = SnapshotStore::in_folder(&directory.snapshots())?;
-    let mut log = Log::open(LogSettings::in_folder(&directory.log()))?;
+    let disk = &settings.disk;
+    let directory = Directory::open(disk, data)?;
+    let store = SnapshotStore::on(Arc::clone(disk), &directory.snapshots())?;
+    let mut log = open_log(disk, &directory.log())?;
     let cluster = if log.is_empty() {
         // Raft never began here: whatever cluster was planned, the present plan counts.
         ensure!(store.load()?.is_none(), "{} holds a snapshot, but its raft log is gone", data.display());
@@ -45,9 +48,8 @@ pub(super) fn open_data(settings: &Settings, identity: &Identity) -> anyhow::Res
                 tracing::info!(old = %theirs, new = %ours, "a raft log of a cluster that was never born is dropped");
                 log.close();
                 let folder = directory.log();
-                std::fs::remove_dir_all(&folder)
-                    .with_context(|| format!("cannot remove {}", folder.display()))?;
-                log = Log::open(LogSettings::in_folder(&folder))?;
+                disk.remove_folder(&folder).with_context(|| format!("cannot remove {}", folder.display()))?;
+                log = open_log(disk, &folder)?;
                 Some(ours)
             }
             (theirs, ours) => theirs.or(ours),
@@ -58,6 +60,15 @@ pub(super) fn open_data(settings: &Settings, identity: &Identity) -> anyhow::Res
     }
     directory.set_owner(identity.node(), cluster)?;
     Ok((Some(directory), log, store))
+}
+
+fn open_log(disk: &Arc<dyn Disk>, folder: &Path) -> anyhow::Result<Log> {
+    let settings = LogSettings::in_folder(Arc::clone(disk), folder);
+    #[cfg(test)]
+    if !disk.threads() {
+        return super::simulated::open_log(settings);
+    }
+    Log::open(settings)
 }
 
 fn check_node(owner: &Owner, identity: &Identity, data: &Path) -> anyhow::Result<()> {

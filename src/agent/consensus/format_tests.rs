@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use openraft::storage::{RaftLogReader as _, RaftLogStorage as _, RaftLogStorageExt as _};
@@ -15,6 +16,7 @@ use super::log::{Log, LogSettings};
 use super::snapshot::SnapshotStore;
 use super::types::{Entry, LogId, Peer, Proposal, SnapshotMeta, StoredMembership, Vote};
 use crate::agent::rpc::{decode, encode};
+use crate::host::disk::{Disk, HostDisk};
 use crate::model::catalog::{
     Catalog, Check, Command, Condition, Depth, Deregistration, KvDelete, KvWrite, NodeRegistration,
     Registration, Service, Status,
@@ -25,8 +27,16 @@ const FIXTURE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/forma
 /// Two segments hold it all.
 const SEGMENT_BYTES: u64 = 2048;
 
+fn disk() -> Arc<dyn Disk> {
+    Arc::new(HostDisk)
+}
+
 fn settings(folder: &Path) -> LogSettings {
-    LogSettings { first_bytes: SEGMENT_BYTES, max_bytes: 2 * SEGMENT_BYTES, ..LogSettings::in_folder(folder) }
+    LogSettings {
+        first_bytes: SEGMENT_BYTES,
+        max_bytes: 2 * SEGMENT_BYTES,
+        ..LogSettings::in_folder(disk(), folder)
+    }
 }
 
 fn cluster() -> ClusterId {
@@ -124,7 +134,7 @@ fn meta() -> SnapshotMeta {
 }
 
 async fn write(folder: &Path) {
-    let directory = Directory::open_folder(folder).unwrap();
+    let directory = Directory::open_folder(&disk(), folder).unwrap();
     directory.set_owner(u64::MAX, Some(cluster())).unwrap();
     let store = SnapshotStore::in_folder(&directory.snapshots()).unwrap();
     let snapshot = Bytes::from(catalog().to_bytes(Depth::Full).unwrap());
@@ -146,7 +156,7 @@ async fn write(folder: &Path) {
 }
 
 async fn check(folder: &Path) {
-    let directory = Directory::open_folder(folder).unwrap();
+    let directory = Directory::open_folder(&disk(), folder).unwrap();
     let owner = directory.owner().unwrap().unwrap();
     assert_eq!((owner.node, owner.cluster), (u64::MAX, Some(cluster())));
     let store = SnapshotStore::in_folder(&directory.snapshots()).unwrap();
@@ -219,7 +229,7 @@ fn refused<T>(opened: anyhow::Result<T>, path: &Path) {
 #[test]
 fn a_newer_format_of_log_snapshot_and_owner_is_refused_with_the_file_and_advice() {
     let (_folder, raft) = fixture();
-    let directory = Directory::open_folder(&raft).unwrap();
+    let directory = Directory::open_folder(&disk(), &raft).unwrap();
     let patch = |path: &Path, change: &dyn Fn(&mut Vec<u8>)| {
         let mut bytes = std::fs::read(path).unwrap();
         change(&mut bytes);

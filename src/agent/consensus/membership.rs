@@ -1,15 +1,18 @@
 //! Changes of who is a server, for the leader's own loop. One at a time; raft refuses a second.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
 use openraft::ChangeMembers;
 use openraft::Instant as _;
 use openraft::async_runtime::watch::WatchReceiver as _;
+use tokio::sync::watch;
 
 use super::server::{LEADER_SILENCE_MAX, Server};
 use super::types::{NodeId, Peer};
+use crate::model::membership::Member;
 use crate::model::sync::servers::ConfiguredServer;
 
 /// How long a change may take: two entries on a majority.
@@ -21,6 +24,11 @@ const TRANSFER_WAIT: Duration = Duration::from_millis(500);
 const CAUGHT_UP_ENTRIES: u64 = 64;
 
 impl Server {
+    /// Looks for the other servers where gossip has them, and where it has none, where raft's configuration does.
+    pub fn follow_addresses(&self, members: watch::Receiver<Arc<Vec<Member>>>) {
+        self.inner.channels.follow(members);
+    }
+
     /// Takes a server in that receives everything but does not vote.
     ///
     /// # Errors

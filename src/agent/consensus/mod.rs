@@ -35,5 +35,7 @@ mod types;
 
 pub use directory::{FOLDER, owner_of};
 pub use server::{Leader, Server, Settings};
+#[cfg(test)]
+pub(crate) use simulated::RaftView;
 pub use succession::{NEXT_FOLDER, prepare_successor};
 pub use types::{NodeId, Peer};

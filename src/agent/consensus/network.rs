@@ -1,7 +1,8 @@
 //! Raft's own messages to the other servers, over the agents' RPC.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::future::Future;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,9 +17,12 @@ use openraft::raft::{
 use parking_lot::Mutex;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
 
 use super::types::{NodeId, Peer, SnapshotMeta, TypeConfig, Vote};
 use crate::agent::rpc::{Channel, Identity, Method, RpcError, decode, encode};
+use crate::model::membership::{Member, MemberStatus};
+use crate::model::sync::servers::ServerMember;
 use crate::tasks::Spawner;
 
 /// Longest wait for the answer to entries, which come after the other side's fdatasync. Then its connection
@@ -40,26 +44,67 @@ const BACKOFF: [Duration; 4] = [
 pub(super) struct Channels {
     identity: Arc<Identity>,
     spawner: Spawner,
-    known: Mutex<HashMap<NodeId, Arc<Channel>>>,
+    known: Mutex<BTreeMap<NodeId, Arc<Channel>>>,
+    book: Mutex<AddressBook>,
+}
+
+/// Where gossip has the servers. Raft's configuration learns of a new address from a leader only: without this, servers
+/// of which a majority has changed its addresses would never find each other to elect one.
+#[derive(Default)]
+struct AddressBook {
+    members: Option<watch::Receiver<Arc<Vec<Member>>>>,
+    known: BTreeMap<NodeId, SocketAddr>,
+}
+
+impl AddressBook {
+    /// The address of a server that is alive. A wrong one does no harm: who answers there must prove to be `node`.
+    fn find(&mut self, node: NodeId, identity: &Identity) -> Option<SocketAddr> {
+        #[cfg(test)]
+        if crate::simulation::mutants::is(crate::simulation::mutants::Mutant::AddressesNotFollowed) {
+            return None;
+        }
+        let members = self.members.as_mut()?;
+        if members.has_changed().unwrap_or(false) {
+            let members = members.borrow_and_update();
+            let servers = members.iter().filter_map(ServerMember::of);
+            let ours = servers.filter(|server| {
+                server.status == MemberStatus::Alive
+                    && server.cluster.as_ref().is_none_or(|cluster| identity.is_of(cluster))
+            });
+            self.known = ours.map(|server| (server.id, server.address)).collect();
+        }
+        self.known.get(&node).copied()
+    }
 }
 
 impl Channels {
     pub(super) fn new(identity: Arc<Identity>, spawner: Spawner) -> Arc<Self> {
-        Arc::new(Self { identity, spawner, known: Mutex::default() })
+        Arc::new(Self { identity, spawner, known: Mutex::default(), book: Mutex::default() })
+    }
+
+    /// From now on servers are looked for where `members` have them.
+    pub(super) fn follow(&self, mut members: watch::Receiver<Arc<Vec<Member>>>) {
+        members.mark_changed();
+        self.book.lock().members = Some(members);
     }
 
     /// The channel to a server; made anew when its address has changed.
     pub(super) fn to(&self, node: NodeId, peer: &Peer) -> Arc<Channel> {
+        let address = self.address_of(node, peer);
         let mut known = self.known.lock();
-        let channel = known.entry(node).or_insert_with(|| Arc::new(self.open(node, peer)));
-        if channel.address() != peer.address {
-            *channel = Arc::new(self.open(node, peer));
+        let channel = known.entry(node).or_insert_with(|| self.open(node, address));
+        if channel.address() != address {
+            *channel = self.open(node, address);
         }
         Arc::clone(channel)
     }
 
-    fn open(&self, node: NodeId, peer: &Peer) -> Channel {
-        Channel::new(peer.address, Some(node), Arc::clone(&self.identity), self.spawner.clone())
+    fn address_of(&self, node: NodeId, peer: &Peer) -> SocketAddr {
+        self.book.lock().find(node, &self.identity).unwrap_or(peer.address)
+    }
+
+    fn open(&self, node: NodeId, address: SocketAddr) -> Arc<Channel> {
+        Arc::new(Channel::new(address, Some(node), Arc::clone(&self.identity), self.spawner.clone()))
     }
 }
 
@@ -70,21 +115,31 @@ impl RaftNetworkFactory<TypeConfig> for Networks {
     type Network = Network;
 
     async fn new_client(&mut self, target: NodeId, node: &Peer) -> Network {
-        Network { channel: self.0.to(target, node) }
+        self.network(target, node, None)
     }
 
     async fn new_heartbeat_client(&mut self, target: NodeId, node: &Peer) -> Network {
-        Network { channel: Arc::new(self.0.open(target, node)) }
+        self.network(target, node, Some(self.0.open(target, self.0.address_of(target, node))))
     }
 
     async fn new_snapshot_client(&mut self, target: NodeId, node: &Peer) -> Network {
-        Network { channel: Arc::new(self.0.open(target, node)) }
+        self.network(target, node, Some(self.0.open(target, self.0.address_of(target, node))))
+    }
+}
+
+impl Networks {
+    fn network(&self, target: NodeId, peer: &Peer, own: Option<Arc<Channel>>) -> Network {
+        Network { channels: Arc::clone(&self.0), target, peer: peer.clone(), own }
     }
 }
 
 /// One other server.
 pub(super) struct Network {
-    channel: Arc<Channel>,
+    channels: Arc<Channels>,
+    target: NodeId,
+    peer: Peer,
+    /// A channel that is not shared.
+    own: Option<Arc<Channel>>,
 }
 
 /// A piece of a snapshot on the wire.
@@ -103,22 +158,33 @@ pub(super) struct SnapshotPiece {
 pub(super) type SnapshotAnswer = Option<SnapshotResponse<TypeConfig>>;
 
 impl Network {
+    /// The channel to where the server is now.
+    fn channel(&mut self) -> Arc<Channel> {
+        let Some(own) = &mut self.own else { return self.channels.to(self.target, &self.peer) };
+        let address = self.channels.address_of(self.target, &self.peer);
+        if own.address() != address {
+            *own = self.channels.open(self.target, address);
+        }
+        Arc::clone(own)
+    }
+
     async fn ask<Q: Serialize, A: DeserializeOwned>(
-        &self,
+        &mut self,
         method: Method,
         question: &Q,
         wait: Duration,
     ) -> Result<A, RPCError<TypeConfig>> {
         let unreachable = |error: &RpcError| RPCError::Unreachable(Unreachable::from_string(error));
         let body = encode(question).map_err(|error| RPCError::Network(NetworkError::new(&error)))?;
-        match self.channel.call(method, body, wait).await {
+        let channel = self.channel();
+        match channel.call(method, body, wait).await {
             Ok(answer) => decode(&answer).map_err(|error| RPCError::Network(NetworkError::new(&error))),
             Err(error) => {
                 if matches!(error, RpcError::Timeout(_)) {
-                    self.channel.reset().await;
+                    channel.reset().await;
                 }
                 if matches!(error, RpcError::Refused(_)) {
-                    tracing::warn!(address = %self.channel.address(), %error, "a server refuses us");
+                    tracing::warn!(address = %channel.address(), %error, "a server refuses us");
                 }
                 Err(unreachable(&error))
             }

@@ -27,6 +27,7 @@ use super::types::{LogId, NodeId, Peer, Raft};
 use crate::agent::handle::{ReadMode, Replica, Steward};
 use crate::agent::rpc::{Barrier, Hello, Identity, Method, RemoteError, Router, encode};
 use crate::hint::WithHint as _;
+use crate::host::disk::Disk;
 use crate::host::outside::{blocking, random_share};
 use crate::model::catalog::Command;
 use crate::model::names::ClusterId;
@@ -64,6 +65,8 @@ pub(super) const LEADER_SILENCE_MAX: Duration = Duration::from_secs(1);
 /// What a server must know to start.
 #[derive(Debug, Clone)]
 pub struct Settings {
+    /// The disk that the data directory is on.
+    pub disk: Arc<dyn Disk>,
     /// The data directory; none keeps everything in memory (`-dev`).
     pub data: Option<PathBuf>,
     /// Name, RPC address and incarnation of this machine. The raft id is the [`Identity`]'s.
@@ -130,19 +133,7 @@ impl Server {
         spawner: Spawner,
     ) -> anyhow::Result<Self> {
         let folder = settings.data.as_ref().map(|data| data.display().to_string()).unwrap_or_default();
-        let data = open_data(&settings, &identity)?;
-        Self::open_on(data, folder, identity, replica, router, spawner).await
-    }
-
-    /// The same on data that is open; `folder` names it for people.
-    pub(super) async fn open_on(
-        (directory, log, store): Data,
-        folder: String,
-        identity: Arc<Identity>,
-        replica: Arc<Replica>,
-        router: &Router,
-        spawner: Spawner,
-    ) -> anyhow::Result<Self> {
+        let (directory, log, store): Data = open_data(&settings, &identity)?;
         let feed = Arc::new(Feed::default());
         let machine = StateMachine::open(store.clone(), Arc::clone(&replica), Arc::clone(&feed))?;
         let channels = Channels::new(Arc::clone(&identity), spawner.clone());
@@ -366,6 +357,8 @@ impl Inner {
         }
         let log = self.log.clone();
         blocking(move || log.close()).await.context("the log did not close")?;
+        #[cfg(test)]
+        self.log.written().await;
         *self.directory.lock() = None;
         ended
     }

@@ -1,18 +1,11 @@
-//! A server on a simulated disk, whose log is written by a task instead of a thread.
-
-use std::path::Path;
-use std::sync::Arc;
+//! A server in a simulation: a log that is written by a task instead of a thread, and a look at raft.
 
 use openraft::async_runtime::watch::WatchReceiver as _;
 
 use super::log::{Log, LogSettings};
 use super::server::Server;
-use super::snapshot::SnapshotStore;
 use super::types::NodeId;
-use crate::agent::handle::Replica;
-use crate::agent::rpc::{Identity, Router};
-use crate::host::disk::simulated::SimulatedDisk;
-use crate::tasks::Spawner;
+use crate::simulation::running;
 
 /// Bytes of the first segment: small, so that short histories see several.
 const SEGMENT_BYTES_FIRST: u64 = 32 << 10;
@@ -22,37 +15,28 @@ const SEGMENT_BYTES_MAX: u64 = 64 << 10;
 /// What raft knows of itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct RaftView {
+    pub(crate) id: NodeId,
     pub(crate) term: u64,
     pub(crate) leads: bool,
     pub(crate) voters: Vec<NodeId>,
     pub(crate) applied: u64,
 }
 
-impl Server {
-    /// As [`Server::open`], on a simulated disk.
-    pub(crate) async fn open_simulated(
-        disk: &SimulatedDisk,
-        identity: Arc<Identity>,
-        replica: Arc<Replica>,
-        router: &Router,
-        spawner: Spawner,
-    ) -> anyhow::Result<Self> {
-        let (log, pump) = Log::open_pumped(LogSettings {
-            disk: Arc::new(disk.clone()),
-            folder: Path::new("/raft/log").to_owned(),
-            first_bytes: SEGMENT_BYTES_FIRST,
-            max_bytes: SEGMENT_BYTES_MAX,
-        })?;
-        let store = SnapshotStore::on(Arc::new(disk.clone()), Path::new("/raft/snapshots"))?;
-        let clock = disk.clone();
-        spawner.start_short("log writer", pump.run(move || clock.delay()));
-        Self::open_on((None, log, store), "/raft".to_owned(), identity, replica, router, spawner).await
-    }
+/// A log whose writer ends with the simulated process.
+pub(super) fn open_log(settings: LogSettings) -> anyhow::Result<Log> {
+    let disk = settings.disk.clone();
+    let sizes = LogSettings { first_bytes: SEGMENT_BYTES_FIRST, max_bytes: SEGMENT_BYTES_MAX, ..settings };
+    let (log, pump) = Log::open_pumped(sizes)?;
+    running::spawn_within(pump.run(move || disk.delay()));
+    Ok(log)
+}
 
+impl Server {
     pub(crate) fn view(&self) -> RaftView {
         let metrics = self.inner.raft.metrics();
         let metrics = metrics.borrow_watched();
         RaftView {
+            id: metrics.id,
             term: metrics.current_term,
             leads: metrics.state == openraft::ServerState::Leader,
             voters: metrics.membership_config.membership().voter_ids().collect(),

@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use super::types::{LogId, SnapshotMeta};
 use crate::agent::rpc::decode as decode_value;
 use crate::hint::WithHint as _;
-use crate::host::disk::{self, Disk, HostDisk};
+use crate::host::disk::{self, Disk};
 use crate::host::files::{ADVICE_NEWER, MODE_PRIVATE};
 
 const MAGIC: [u8; 8] = *b"CDSNAPSH";
@@ -59,8 +59,9 @@ impl SnapshotStore {
     ///
     /// # Errors
     /// When the folder cannot be created.
+    #[cfg(any(test, feature = "fuzz"))]
     pub(super) fn in_folder(folder: &Path) -> anyhow::Result<Self> {
-        Self::on(Arc::new(HostDisk), folder)
+        Self::on(Arc::new(crate::host::disk::HostDisk), folder)
     }
 
     /// As [`SnapshotStore::in_folder`], on any disk.
@@ -107,6 +108,7 @@ impl SnapshotStore {
                 saved => return saved,
             }
             tokio::select! {
+                biased;
                 () = tokio::time::sleep(ROOM_PAUSE) => {}
                 () = self.closed.cancelled() => return Err(io::Error::other("the server stops")),
             }

@@ -38,6 +38,8 @@ pub(super) struct StateMachine {
     feed: Arc<Feed>,
     store: SnapshotStore,
     last_build: Arc<Mutex<Option<LastBuild>>>,
+    #[cfg(test)]
+    number: u64,
 }
 
 /// When the last snapshot was done and how long it took.
@@ -62,6 +64,8 @@ impl StateMachine {
             feed,
             store,
             last_build: Arc::default(),
+            #[cfg(test)]
+            number: crate::simulation::running::new_machine(),
         };
         if let Some((meta, bytes)) = loaded {
             machine.restore(&meta, Catalog::from_bytes(&bytes)?);
@@ -81,13 +85,14 @@ impl StateMachine {
     }
 
     #[cfg(test)]
-    fn tell_simulation(entry: &super::types::Entry) {
-        let command = match &entry.payload {
-            EntryPayload::Normal(proposal) => Some(proposal.0.clone()),
-            _ => None,
+    fn tell_simulation(&self, entry: &super::types::Entry) {
+        let (command, voters) = match &entry.payload {
+            EntryPayload::Normal(proposal) => (Some(proposal.0.clone()), None),
+            EntryPayload::Membership(membership) => (None, Some(membership.get_joint_config().clone())),
+            EntryPayload::Blank => (None, None),
         };
-        let (index, term) = (entry.log_id.index, entry.log_id.leader_id.term);
-        crate::simulation::running::applied(index, term, command);
+        let at = (entry.log_id.index, entry.log_id.leader_id.term);
+        crate::simulation::running::applied(self.number, at, command, voters);
     }
 
     fn publish(&self, changes: &Changes, commands: &mut Vec<(u64, Bytes)>) {
@@ -140,7 +145,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
             if let Some((entry, responder)) = next {
                 let index = entry.log_id.index;
                 #[cfg(test)]
-                Self::tell_simulation(&entry);
+                self.tell_simulation(&entry);
                 let reply = match entry.payload {
                     EntryPayload::Blank => Reply::Nothing,
                     EntryPayload::Membership(membership) => {

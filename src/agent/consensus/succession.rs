@@ -4,6 +4,7 @@
 //! be committed. The old folder is only read.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use anyhow::{Context as _, ensure};
 use bytes::Bytes;
@@ -14,7 +15,8 @@ use super::directory::{Directory, FOLDER, write_owner};
 use super::log::{Log, LogSettings};
 use super::snapshot::SnapshotStore;
 use super::types::{LogId, NodeId, Peer, SnapshotMeta, StoredMembership, Vote};
-use crate::host::files::{create_private_folder, sync_folder};
+use crate::host::disk::Disk;
+use crate::host::files::create_private_folder_on;
 use crate::model::catalog::{Catalog, Command, Depth};
 use crate::model::names::ClusterId;
 
@@ -26,20 +28,21 @@ pub const NEXT_FOLDER: &str = "raft.next";
 /// # Errors
 /// When the old folder is in use or damaged, or the new one cannot be written.
 pub fn prepare_successor(
+    disk: &Arc<dyn Disk>,
     data: &Path,
     cluster: &ClusterId,
     id: NodeId,
     peer: Peer,
 ) -> anyhow::Result<PathBuf> {
     let runtime = tokio::runtime::Builder::new_current_thread().build().context("cannot start a runtime")?;
-    let (catalog, last, vote) = runtime.block_on(read(data))?;
+    let (catalog, last, vote) = runtime.block_on(read(disk, data))?;
     let successor = catalog.succeeded_by(cluster.clone());
     let next = data.join(NEXT_FOLDER);
-    if next.try_exists().with_context(|| format!("cannot look into {}", next.display()))? {
+    if disk.exists(&next).with_context(|| format!("cannot look into {}", next.display()))? {
         // An attempt that was interrupted; it never was anybody's.
-        std::fs::remove_dir_all(&next).with_context(|| format!("cannot remove {}", next.display()))?;
+        disk.remove_folder(&next).with_context(|| format!("cannot remove {}", next.display()))?;
     }
-    create_private_folder(&next)?;
+    create_private_folder_on(&**disk, &next)?;
     let voters = vec![std::collections::BTreeSet::from([id])];
     let membership = openraft::Membership::new(voters, std::collections::BTreeMap::from([(id, peer)]))
         .context("the successor's membership is not valid")?;
@@ -48,22 +51,22 @@ pub fn prepare_successor(
         last_membership: StoredMembership::new(Some(last), membership),
     };
     let bytes = Bytes::from(successor.to_bytes(Depth::Full)?);
-    SnapshotStore::in_folder(&next.join("snapshots"))?.save(&meta, &bytes)?;
-    let mut log = Log::open(LogSettings::in_folder(&next.join("log")))?;
+    SnapshotStore::on(Arc::clone(disk), &next.join("snapshots"))?.save(&meta, &bytes)?;
+    let mut log = Log::open(LogSettings::in_folder(Arc::clone(disk), &next.join("log")))?;
     // A log that says nothing is that of a machine that never began.
     let own = Vote::new(vote.map_or(1, |vote| vote.leader_id.term + 1), id);
     runtime.block_on(log.save_vote(&own)).context("cannot write the successor's log")?;
     log.close();
-    write_owner(&next, id, Some(cluster.clone()))?;
-    sync_folder(data).with_context(|| format!("cannot sync {}", data.display()))?;
+    write_owner(&**disk, &next, id, Some(cluster.clone()))?;
+    disk.sync_folder(data).with_context(|| format!("cannot sync {}", data.display()))?;
     Ok(next)
 }
 
 /// All that a server has: the catalog after the last entry of its log, that entry, and its last vote.
-async fn read(data: &Path) -> anyhow::Result<(Catalog, LogId, Option<Vote>)> {
-    let directory = Directory::open(data)?;
-    let store = SnapshotStore::in_folder(&directory.snapshots())?;
-    let mut log = Log::open(LogSettings::in_folder(&directory.log()))?;
+async fn read(disk: &Arc<dyn Disk>, data: &Path) -> anyhow::Result<(Catalog, LogId, Option<Vote>)> {
+    let directory = Directory::open(disk, data)?;
+    let store = SnapshotStore::on(Arc::clone(disk), &directory.snapshots())?;
+    let mut log = Log::open(LogSettings::in_folder(Arc::clone(disk), &directory.log()))?;
     let (mut catalog, mut last) = match store.load()? {
         Some((meta, bytes)) => (Catalog::from_bytes(&bytes)?, meta.last_log_id),
         None => (Catalog::default(), None),

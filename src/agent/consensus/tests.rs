@@ -71,7 +71,11 @@ impl Machine {
         self.peer.address = listener.address().unwrap();
         tasks.start("rpc", listener.run(tasks.spawner()));
         let replica = Arc::new(Replica::default());
-        let settings = Settings { data: Some(self.data.clone()), peer: self.peer.clone() };
+        let settings = Settings {
+            disk: Arc::new(crate::host::disk::HostDisk),
+            data: Some(self.data.clone()),
+            peer: self.peer.clone(),
+        };
         let server =
             Server::open(settings, identity, Arc::clone(&replica), &router, tasks.spawner()).await.unwrap();
         self.running = Some(Running { tasks, server, replica });
@@ -445,7 +449,11 @@ async fn another_cluster_and_another_node_are_refused_also_by_the_data() {
         [(machine.id, Some(strangers), "was told to be in"), (99, None, "is that of node")]
     {
         let router = Router::default();
-        let settings = Settings { data: Some(machine.data.clone()), peer: machine.peer.clone() };
+        let settings = Settings {
+            disk: Arc::new(crate::host::disk::HostDisk),
+            data: Some(machine.data.clone()),
+            peer: machine.peer.clone(),
+        };
         let identity = Identity::new(node, "m1", cluster);
         let opened = Server::open(settings, identity, Arc::default(), &router, tasks.spawner()).await;
         let Err(error) = opened else { panic!("opened") };
@@ -475,7 +483,11 @@ async fn a_birth_that_was_given_up_is_forgotten_and_the_next_cluster_is_born() {
     // And one with an entry of a leader never is.
     cluster.all[0].stop().await;
     let machine = &cluster.all[0];
-    let settings = Settings { data: Some(machine.data.clone()), peer: machine.peer.clone() };
+    let settings = Settings {
+        disk: Arc::new(crate::host::disk::HostDisk),
+        data: Some(machine.data.clone()),
+        peer: machine.peer.clone(),
+    };
     let identity = Identity::new(machine.id, "m1", Some(first));
     let tasks = Tasks::default();
     assert!(

@@ -2,7 +2,7 @@
 //!
 //! Readers never wait for writers: a snapshot is taken by pointer. Whoever is not concerned is not woken (I7).
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -47,7 +47,8 @@ pub struct Replica {
 
 #[derive(Default)]
 struct Waiting {
-    exact: HashMap<Topic, watch::Sender<()>>,
+    /// In order, so that a simulation wakes those who wait in the same order each time.
+    exact: BTreeMap<Topic, watch::Sender<()>>,
     prefixes: BTreeMap<Arc<str>, watch::Sender<()>>,
 }
 

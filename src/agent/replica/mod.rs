@@ -29,6 +29,7 @@ use crate::agent::rpc::messages::{
     KvReadAnswer, OrderAnswer, ProposeAnswer, ReadIndexAnswer, ReadIndexQuestion,
 };
 use crate::agent::rpc::{Barrier, Channel, Identity, Method, RpcError, decode, encode};
+use crate::host::disk::Disk;
 use crate::model::catalog::{Command, KvAnswer, Reply};
 use crate::tasks::Spawner;
 
@@ -44,6 +45,8 @@ const RETRY_PAUSE: Duration = Duration::from_millis(50);
 /// What a client must know to start.
 #[derive(Debug, Clone)]
 pub struct Settings {
+    /// The disk that the data directory is on.
+    pub disk: Arc<dyn Disk>,
     /// Where the replica is kept for the next start; none keeps it in memory only.
     pub data: Option<PathBuf>,
 }
@@ -84,7 +87,7 @@ impl Client {
         servers: watch::Receiver<Vec<SocketAddr>>,
         spawner: Spawner,
     ) -> anyhow::Result<Self> {
-        let file = settings.data.map(|data| ReplicaFile::open(&data)).transpose()?;
+        let file = settings.data.map(|data| ReplicaFile::open(settings.disk, &data)).transpose()?;
         if let Some(catalog) = file.as_ref().and_then(ReplicaFile::load)
             && identity.cluster().is_none_or(|ours| catalog.cluster() == Some(&ours))
             // A server that has become a client has newer things.

@@ -3,8 +3,10 @@
 //! Losing or damaging it costs nothing but that; so a damaged file is dropped, with a warning.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use crate::host::files::{MODE_PRIVATE, create_private_folder, read_if_there, write_atomic};
+use crate::host::disk::Disk;
+use crate::host::files::{MODE_PRIVATE, create_private_folder_on, read_if_there_on, write_atomic_on};
 use crate::model::catalog::{Catalog, Depth};
 
 const MAGIC: [u8; 8] = *b"CDREPLIC";
@@ -13,6 +15,7 @@ const HEADER_BYTES: usize = 16;
 
 /// The file.
 pub(super) struct ReplicaFile {
+    disk: Arc<dyn Disk>,
     path: PathBuf,
 }
 
@@ -21,15 +24,16 @@ impl ReplicaFile {
     ///
     /// # Errors
     /// When that cannot be done.
-    pub(super) fn open(data: &Path) -> anyhow::Result<Self> {
+    pub(super) fn open(disk: Arc<dyn Disk>, data: &Path) -> anyhow::Result<Self> {
         let folder = data.join("replica");
-        create_private_folder(&folder)?;
-        Ok(Self { path: folder.join("discovery.snapshot") })
+        create_private_folder_on(&*disk, &folder)?;
+        Ok(Self { disk, path: folder.join("discovery.snapshot") })
     }
 
     /// The catalog as it was saved, if it can be read.
     pub(super) fn load(&self) -> Option<Catalog> {
-        let read = read_if_there(&self.path).and_then(|bytes| bytes.map(|bytes| decode(&bytes)).transpose());
+        let read = read_if_there_on(&*self.disk, &self.path)
+            .and_then(|bytes| bytes.map(|bytes| decode(&bytes)).transpose());
         read.unwrap_or_else(|error| {
             tracing::warn!(path = %self.path.display(), %error, "the replica of the last run is dropped");
             None
@@ -47,7 +51,7 @@ impl ReplicaFile {
         bytes.extend_from_slice(&FORMAT_VERSION.to_le_bytes());
         bytes.extend_from_slice(&crc32fast::hash(&tables).to_le_bytes());
         bytes.extend_from_slice(&tables);
-        write_atomic(&self.path, &bytes, MODE_PRIVATE)
+        write_atomic_on(&*self.disk, &self.path, &bytes, MODE_PRIVATE)
     }
 }
 

@@ -11,6 +11,7 @@ use tokio::time::Instant;
 use super::Inner;
 use crate::agent::rpc::messages::{FollowEvent, FollowQuestion};
 use crate::agent::rpc::{Channel, Connection, Method, decode, encode};
+use crate::host::outside::blocking;
 use crate::model::catalog::{Catalog, Changes, Command};
 
 /// A stream that is silent for this long is given up: four signs of life were missed.
@@ -60,9 +61,8 @@ async fn save(inner: &Arc<Inner>, saved: u64) -> u64 {
         return saved;
     }
     let theirs = Arc::clone(inner);
-    let written =
-        tokio::task::spawn_blocking(move || theirs.file.as_ref().map_or(Ok(()), |file| file.save(&catalog)));
-    match written.await.context("the writer failed").and_then(std::convert::identity) {
+    let written = blocking(move || theirs.file.as_ref().map_or(Ok(()), |file| file.save(&catalog)));
+    match written.await.and_then(std::convert::identity) {
         Ok(()) => index,
         Err(error) => {
             tracing::warn!(error = format!("{error:#}"), "the replica cannot be saved");

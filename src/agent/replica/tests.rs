@@ -132,7 +132,8 @@ fn open(
 ) -> (Client, Arc<Replica>, watch::Sender<Vec<SocketAddr>>) {
     let replica = Arc::new(Replica::default());
     let (sender, receiver) = watch::channel(servers);
-    let settings = Settings { data: data.map(ToOwned::to_owned) };
+    let settings =
+        Settings { disk: Arc::new(crate::host::disk::HostDisk), data: data.map(ToOwned::to_owned) };
     let identity = Identity::new(8, "client", own);
     let client = Client::open(settings, identity, Arc::clone(&replica), receiver, tasks.spawner()).unwrap();
     (client, replica, sender)

@@ -10,7 +10,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::agent::consensus;
 use crate::hint::WithHint as _;
-use crate::host::files::{MODE_PRIVATE, read_if_there, sync_folder, write_atomic};
+use crate::host::disk::Disk;
+use crate::host::files::{MODE_PRIVATE, read_if_there_on, write_atomic_on};
 use crate::host::versioned;
 use crate::model::election::Incarnation;
 
@@ -36,75 +37,76 @@ pub(in crate::agent) struct Start {
 
 /// Looks what the machine is. `flags`: they say that it is a server, which counts in the first life only.
 pub(in crate::agent) fn look(
+    disk: &dyn Disk,
     data: Option<&Path>,
     flags: bool,
     incarnation: &Incarnation,
 ) -> anyhow::Result<Start> {
     let Some(data) = data else { return Ok(Start { life: 0, server: flags, by_flags: flags }) };
-    let life = load(data)?;
+    let life = load(disk, data)?;
     let folder = data.join(consensus::FOLDER);
-    if let Some(owner) = consensus::owner_of(&folder)?
+    if let Some(owner) = consensus::owner_of(disk, &folder)?
         && life > 0
         && owner == incarnation.node_id_in_life(life - 1)
     {
         // The process ended between the two steps of `retire`.
-        archive(data, life - 1)?;
+        archive(disk, data, life - 1)?;
     }
     let next = data.join(consensus::NEXT_FOLDER);
-    if life > 0 && consensus::owner_of(&next)? == Some(incarnation.node_id_in_life(life)) {
+    if life > 0 && consensus::owner_of(disk, &next)? == Some(incarnation.node_id_in_life(life)) {
         // It ended between the last two steps of a recovery.
-        enthrone(data)?;
+        enthrone(disk, data)?;
     }
-    let there = folder.try_exists().with_context(|| format!("cannot look into {}", folder.display()))?;
+    let there = disk.exists(&folder).with_context(|| format!("cannot look into {}", folder.display()))?;
     let by_flags = flags && life == 0;
     Ok(Start { life, server: there || by_flags, by_flags })
 }
 
 /// Whether the machine has ceased to be a server at least once, so that flags count no more.
-pub(in crate::agent) fn is_past_first_life(data: &Path) -> anyhow::Result<bool> {
-    Ok(load(data)? > 0)
+pub(in crate::agent) fn is_past_first_life(disk: &dyn Disk, data: &Path) -> anyhow::Result<bool> {
+    Ok(load(disk, data)? > 0)
 }
 
-fn load(data: &Path) -> anyhow::Result<u32> {
+fn load(disk: &dyn Disk, data: &Path) -> anyhow::Result<u32> {
     let path = data.join(LIFE_FILE);
-    let Some(bytes) = read_if_there(&path)? else { return Ok(0) };
+    let Some(bytes) = read_if_there_on(disk, &path)? else { return Ok(0) };
     let advice = "without it a lost vote could be cast again: start with an empty data directory";
     let record: Record = versioned::decode(&bytes).map_err(|error| error.about(&path, advice))?;
     Ok(record.life)
 }
 
 /// Ends a life: the raft folder moves away. Gives the next life. The agent must have closed the folder.
-pub(in crate::agent) fn retire(data: Option<&Path>, life: u32) -> anyhow::Result<u32> {
+pub(in crate::agent) fn retire(disk: &dyn Disk, data: Option<&Path>, life: u32) -> anyhow::Result<u32> {
     let next = life.checked_add(1).context("this machine has been a server too often")?;
     let Some(data) = data else { return Ok(next) };
     // The number first: an id whose log may be gone must never be used again.
     let bytes = versioned::encode(&Record { life: next })?;
-    write_atomic(&data.join(LIFE_FILE), &bytes, MODE_PRIVATE)?;
-    archive(data, life)?;
+    write_atomic_on(disk, &data.join(LIFE_FILE), &bytes, MODE_PRIVATE)?;
+    archive(disk, data, life)?;
     Ok(next)
 }
 
 /// Ends a life with a successor at hand: its folder takes the place of the archived one.
-pub(super) fn succeed(data: &Path, life: u32) -> anyhow::Result<u32> {
-    let next = retire(Some(data), life)?;
-    enthrone(data)?;
+pub(super) fn succeed(disk: &dyn Disk, data: &Path, life: u32) -> anyhow::Result<u32> {
+    let next = retire(disk, Some(data), life)?;
+    enthrone(disk, data)?;
     Ok(next)
 }
 
-fn enthrone(data: &Path) -> anyhow::Result<()> {
+fn enthrone(disk: &dyn Disk, data: &Path) -> anyhow::Result<()> {
     let (next, folder) = (data.join(consensus::NEXT_FOLDER), data.join(consensus::FOLDER));
-    std::fs::rename(&next, &folder)
+    disk.rename(&next, &folder)
         .with_context(|| format!("cannot move {} to {}", next.display(), folder.display()))?;
-    sync_folder(data).with_context(|| format!("cannot sync {}", data.display()))
+    disk.sync_folder(data).with_context(|| format!("cannot sync {}", data.display()))
 }
 
-fn archive(data: &Path, life: u32) -> anyhow::Result<()> {
+fn archive(disk: &dyn Disk, data: &Path, life: u32) -> anyhow::Result<()> {
     let folder = data.join(consensus::FOLDER);
     let away = data.join(format!("{}.retired-{life}", consensus::FOLDER));
-    match std::fs::rename(&folder, &away) {
+    match disk.rename(&folder, &away) {
         Ok(()) => {
             tracing::info!(from = %folder.display(), to = %away.display(), "the raft folder is archived");
-            sync_folder(data).with_context(|| format!("cannot sync {}", data.display()))
+            disk.sync_folder(data).with_context(|| format!("cannot sync {}", data.display()))
         }
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
         Err(error) => Err(error)
@@ -115,19 +117,21 @@ fn archive(data: &Path, life: u32) -> anyhow::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use super::{MODE_PRIVATE, Start, look, retire, write_atomic};
+    use super::{MODE_PRIVATE, Start, look, retire};
+    use crate::host::disk::HostDisk;
+    use crate::host::files::write_atomic;
     use crate::model::election::Incarnation;
 
     #[test]
     fn the_disk_counts_more_than_the_flags_and_a_past_server_is_none_until_it_has_a_log_again() {
         let folder = tempfile::tempdir().unwrap();
         let (data, incarnation) = (folder.path(), Incarnation::from_random(7));
-        let look = |flags| look(Some(data), flags, &incarnation).unwrap();
+        let look = |flags| look(&HostDisk, Some(data), flags, &incarnation).unwrap();
         assert_eq!(look(false), Start { life: 0, server: false, by_flags: false });
         assert_eq!(look(true), Start { life: 0, server: true, by_flags: true });
         std::fs::create_dir(data.join("raft")).unwrap();
         assert_eq!(look(false), Start { life: 0, server: true, by_flags: false });
-        assert_eq!(retire(Some(data), 0).unwrap(), 1);
+        assert_eq!(retire(&HostDisk, Some(data), 0).unwrap(), 1);
         assert!(data.join("raft.retired-0").is_dir());
         assert_eq!(look(true), Start { life: 1, server: false, by_flags: false });
         std::fs::create_dir(data.join("raft")).unwrap();
@@ -143,7 +147,7 @@ mod tests {
         write_atomic(&data.join("raft/owner.json"), owner.as_bytes(), MODE_PRIVATE).unwrap();
         write_atomic(&data.join("raft-life.json"), br#"{"format": 1, "life": 1}"#, MODE_PRIVATE).unwrap();
         assert_eq!(
-            look(Some(data), true, &incarnation).unwrap(),
+            look(&HostDisk, Some(data), true, &incarnation).unwrap(),
             Start { life: 1, server: false, by_flags: false }
         );
         assert!(data.join("raft.retired-0/owner.json").is_file());

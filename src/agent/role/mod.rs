@@ -26,6 +26,7 @@ use super::consensus::Server;
 use super::handle::{Consensus, Order, OrderError, OrderReply, Replica, Topic};
 use super::membership::Gossip;
 use super::rpc::{Identity, Listener, Router};
+use crate::host::site::Site;
 use crate::model::catalog::Nomination;
 use crate::model::election::Incarnation;
 use crate::model::names::ClusterId;
@@ -48,6 +49,7 @@ const SWAP_INTERVAL: Duration = Duration::from_millis(100);
 /// What does not change while the machine runs.
 pub(super) struct Machine {
     pub(super) settings: Settings,
+    pub(super) site: Site,
     pub(super) incarnation: Incarnation,
     /// The node id of the catalog.
     pub(super) node_id: String,
@@ -55,6 +57,13 @@ pub(super) struct Machine {
     pub(super) spawner: Spawner,
     /// The cluster that it was told to be in when it started.
     pub(super) told: Option<ClusterId>,
+}
+
+impl Machine {
+    /// What it is on the wire under a raft id.
+    fn identity(&self, raft_id: u64, cluster: Option<ClusterId>) -> Arc<Identity> {
+        Identity::on(self.site.network.clone(), raft_id, self.settings.node_name.clone(), cluster)
+    }
 }
 
 /// What the machine is now.
@@ -171,6 +180,12 @@ impl Roles {
         }
     }
 
+    /// Whether the shared replica is that of a server, keys included.
+    #[cfg(test)]
+    pub(super) fn is_whole_server(&self) -> bool {
+        self.part.borrow().server.is_some() && self.nominee.lock().is_none()
+    }
+
     fn raft_id(&self) -> u64 {
         self.machine.incarnation.node_id_in_life(*self.life.lock())
     }
@@ -188,7 +203,8 @@ impl Roles {
         loop {
             look.tick().await;
             let settled = running.server.is_in_touch() && running.server.votes();
-            if settled || self.leaving.load(Ordering::Relaxed) || self.cluster().is_none() {
+            // A blank machine asks too: who has no place by now waits for ever otherwise. Nobody leads before the birth.
+            if settled || self.leaving.load(Ordering::Relaxed) {
                 continue;
             }
             let standing = asker.ask(&self.other_servers(), part.raft_id, part.nomination).await;
@@ -217,7 +233,7 @@ impl Roles {
     }
 
     fn open_client(&self, cluster: Option<ClusterId>) -> anyhow::Result<RunningClient> {
-        let identity = Identity::new(self.raft_id(), self.machine.settings.node_name.clone(), cluster);
+        let identity = self.machine.identity(self.raft_id(), cluster);
         let client = RunningClient::open(&self.machine, &self.gossip, identity)?;
         self.switch.set(Arc::new(client.client.clone()));
         Ok(client)
@@ -225,7 +241,7 @@ impl Roles {
 
     fn end_life(&self) -> anyhow::Result<()> {
         let mut life = self.life.lock();
-        *life = disk::retire(self.machine.settings.data_dir.as_deref(), *life)?;
+        *life = disk::retire(&*self.machine.site.disk, self.machine.settings.data_dir.as_deref(), *life)?;
         Ok(())
     }
 
@@ -272,7 +288,7 @@ impl Roles {
         nomination: &Nomination,
     ) -> anyhow::Result<Option<RunningServer>> {
         let raft_id = self.raft_id();
-        let identity = Identity::new(raft_id, self.machine.settings.node_name.clone(), self.cluster());
+        let identity = self.machine.identity(raft_id, self.cluster());
         let router = Arc::new(Router::default());
         let address = parts::rpc_address(&self.machine.settings);
         let listener = Listener::bind(address, identity.clone(), router.clone()).await?;

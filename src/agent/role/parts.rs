@@ -67,9 +67,11 @@ impl RunningServer {
         let address = SocketAddr::new(settings.advertise, listener.address()?.port());
         let incarnation = machine.incarnation.to_string();
         let peer = Peer { name: settings.node_name.clone(), address, incarnation };
-        let server_settings = consensus::Settings { data: settings.data_dir.clone(), peer };
+        let server_settings =
+            consensus::Settings { disk: machine.site.disk.clone(), data: settings.data_dir.clone(), peer };
         let server =
             Server::open(server_settings, identity.clone(), replica.clone(), &router, group.clone()).await?;
+        server.follow_addresses(gossip.changes());
         group.start("rpc", listener.run(group.clone()));
         let (name, full) = (settings.node_name.clone(), server.storage_changes());
         let consensus = Arc::new(server.clone());
@@ -105,7 +107,8 @@ impl RunningClient {
             "known servers",
             members::follow_servers(gossip.changes(), name, sender, group.stop_token()),
         );
-        let replica_settings = replica::Settings { data: settings.data_dir.clone() };
+        let replica_settings =
+            replica::Settings { disk: machine.site.disk.clone(), data: settings.data_dir.clone() };
         let client =
             Client::open(replica_settings, identity, machine.replica.clone(), servers, group.clone())?;
         Ok(Self { client, group })

@@ -11,7 +11,8 @@ use super::{Part, Roles, Running};
 use crate::agent::consensus::{self, Peer};
 use crate::agent::handle::{Consensus as _, ConsensusStatus, Order, OrderError, OrderReply};
 use crate::agent::rpc::messages::OrderAnswer;
-use crate::agent::rpc::{Connection, Identity, Listener, Method, Router, decode, encode};
+use crate::agent::rpc::{Connection, Listener, Method, Router, decode, encode};
+use crate::host::outside::{blocking, random_bits};
 use crate::model::membership::MemberStatus;
 use crate::model::names::ClusterId;
 use crate::model::sync::servers::{ServerMember, TAG_EPOCH};
@@ -62,7 +63,7 @@ impl Roles {
 
     /// The clusters that the one at `address` is the successor of.
     async fn ask_lineage(&self, address: SocketAddr) -> anyhow::Result<Vec<ClusterId>> {
-        let asker = Identity::new(0, self.machine.settings.node_name.clone(), None);
+        let asker = self.machine.identity(0, None);
         let connection = Connection::open(address, &asker, &self.machine.spawner).await?;
         let answer = connection.call(Method::Order, encode(&Order::Report)?, ANSWER_WAIT).await;
         connection.close();
@@ -118,7 +119,7 @@ impl Roles {
             drop(outcome.send(Err(OrderError::Refused(refusal))));
             return Ok(running);
         }
-        let successor = ClusterId::from_random(uuid::Uuid::new_v4().as_u128());
+        let successor = ClusterId::from_random(random_bits());
         tracing::warn!(old = %named, new = %successor, "audit: an operator recovers the cluster from this server");
         self.switch.close().await;
         server.group.end().await;
@@ -186,13 +187,13 @@ impl Roles {
             address: SocketAddr::new(settings.advertise, settings.ports.server),
             incarnation: machine.incarnation.to_string(),
         };
-        let (folder, cluster) = (data.clone(), successor.clone());
-        let prepared = tokio::task::spawn_blocking(move || {
-            consensus::prepare_successor(&folder, &cluster, id, peer)?;
-            super::disk::succeed(&folder, life)
+        let (disk, folder, cluster) = (machine.site.disk.clone(), data.clone(), successor.clone());
+        let prepared = blocking(move || {
+            consensus::prepare_successor(&disk, &folder, &cluster, id, peer)?;
+            super::disk::succeed(&*disk, &folder, life)
         });
         *self.life.lock() = prepared.await??;
-        let identity = Identity::new(id, settings.node_name.clone(), Some(successor));
+        let identity = machine.identity(id, Some(successor));
         let router = Arc::new(Router::default());
         let listener = Listener::bind(parts::rpc_address(settings), identity.clone(), router.clone()).await?;
         RunningServer::open(machine, &self.gossip, identity, listener, router, machine.replica.clone()).await

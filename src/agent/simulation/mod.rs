@@ -1,85 +1,47 @@
-//! Whole clusters in one thread: the real servers, replicas, gossip, births and duties of leaders, on a fake clock, a
-//! simulated network and simulated disks, while people use them and everything goes wrong.
+//! Whole clusters in one thread: the real servers, clients, changes of roles, gossip, births and duties of leaders, on a
+//! fake clock, a simulated network and simulated disks, while people use them and everything goes wrong.
 
 mod machine;
+mod plan;
 mod truth;
 mod workload;
 
+use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::path::Path;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
 use self::machine::{End, Machine};
+use self::plan::{Setup, Step};
 use self::truth::Truth;
 use self::workload::{Access, Users};
+use crate::agent::consensus::RaftView;
 use crate::host::disk::Disk as _;
 use crate::host::disk::simulated::Faults;
 use crate::host::outside::random_bits;
-use crate::simulation::chance::Chance;
+use crate::model::sync::servers::REPLACEMENTS_PER_HOUR_MAX;
 use crate::simulation::explore::{Histories, explore, finds, replay};
 use crate::simulation::mutants::Mutant;
 use crate::simulation::network::{Net, Weather};
 use crate::simulation::running;
 
 /// Whole-cluster histories in `make test`.
-const HISTORIES: u64 = 200;
+const HISTORIES: u64 = 2_000;
 /// Histories in which a planted fault must be found.
 const PLANTED_HISTORIES_MAX: u64 = 500;
 /// How long a cluster may take, once everything works again, until all is as it should be.
 const CALM_MAX: Duration = Duration::from_secs(90);
 
+/// How long replacements may be held back: the hour of their limit.
+const HELD_BACK_MAX: Duration = Duration::from_mins(61);
+/// A quarter of an hour.
+const CLOCK_SECONDS: i64 = 900;
 /// How long people may then wait: those who asked a machine that went silent hear of it after the hold time of 7 s.
 const SERVED_MAX: Duration = Duration::from_secs(10);
 
-/// One thing that happens to a machine (the number).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Step {
-    /// So many times ten milliseconds pass.
-    Wait(u8),
-    /// Its process is killed.
-    Kill(u8),
-    /// It loses power.
-    PowerOff(u8),
-    /// It comes back, if it is down.
-    Start(u8),
-    /// It loses power and its disk, if the others can bear it.
-    Wipe(u8),
-    /// What the first sends does not reach the second.
-    Cut(u8, u8),
-    /// It reaches nobody; nobody reaches it.
-    Isolate(u8),
-    /// The network is whole again.
-    Heal,
-    /// The longest time on the way in milliseconds, losses and doubles in a hundred.
-    Weather(u8, u8, u8),
-    /// Its disk takes up to so many milliseconds for a write.
-    SlowDisk(u8, u8),
-    /// Its disk is full.
-    FullDisk(u8),
-    /// The next sync of its disk fails.
-    FailSync(u8),
-    /// It loses power, and a byte in the older part of its log is no longer what was written.
-    Rot(u8),
-    /// Its disk works again.
-    MendDisk(u8),
-    /// All machines sleep for so many seconds.
-    Sleep(u8),
-}
-
 struct Clusters;
-
-struct Setup {
-    servers: usize,
-    clients: usize,
-}
-
-impl Setup {
-    fn of(seed: u64) -> Self {
-        let mut chance = Chance::new(!seed);
-        Self { servers: chance.pick(&[1, 3, 3, 3, 3, 5]), clients: chance.pick(&[1, 1, 2]) }
-    }
-}
 
 impl Histories for Clusters {
     type Step = Step;
@@ -89,39 +51,7 @@ impl Histories for Clusters {
     }
 
     fn plan(&self, seed: u64) -> Vec<Step> {
-        let setup = Setup::of(seed);
-        let mut chance = Chance::new(seed);
-        let count = u8::try_from(setup.servers + setup.clients).unwrap();
-        let servers = u8::try_from(setup.servers).unwrap();
-        let length = chance.pick(&[12, 20, 30]);
-        let early = chance.one_in(3);
-        let (crashing, network, disks) = (chance.one_in(3), chance.one_in(3), chance.one_in(2));
-        // Most histories let the cluster be born first.
-        let mut steps = if early { Vec::new() } else { vec![Step::Wait(250)] };
-        for _ in 0..length {
-            let machine = chance.byte() % count;
-            steps.push(match chance.below(16) {
-                0 => Step::Kill(machine),
-                1 => Step::PowerOff(chance.byte() % servers),
-                4 if !crashing => Step::PowerOff(machine),
-                5 if !early && chance.one_in(4) => Step::Rot(chance.byte() % servers),
-                5 if !early => Step::Wipe(chance.byte() % servers),
-                6 if !network => Step::Cut(machine, chance.byte() % count),
-                7 if !network => Step::Isolate(machine),
-                8 if !network => Step::Heal,
-                9 if !network => Step::Weather(chance.byte() % 80, chance.byte() % 30, chance.byte() % 20),
-                10 if !disks => match chance.below(4) {
-                    0 => Step::SlowDisk(machine, chance.byte()),
-                    1 => Step::FullDisk(machine),
-                    2 => Step::FailSync(machine),
-                    _ => Step::MendDisk(machine),
-                },
-                11 if chance.one_in(4) => Step::Sleep(chance.byte() % 60),
-                _ => Step::Start(machine),
-            });
-            steps.push(Step::Wait(if chance.one_in(3) { chance.byte() } else { chance.byte() % 50 }));
-        }
-        steps
+        plan::plan(seed)
     }
 
     fn play(&self, seed: u64, steps: &[Step], story: Option<&mut Vec<String>>) -> u64 {
@@ -166,6 +96,8 @@ struct World {
     users: Users,
     processes: u64,
     begun: Instant,
+    /// How many addresses were given out to machines that moved.
+    moves: u8,
     /// Raft ids of disks that are gone and that may still be voters.
     lost: Vec<u64>,
 }
@@ -186,6 +118,7 @@ impl World {
             users,
             processes: 0,
             begun: Instant::now(),
+            moves: 0,
             lost: Vec::new(),
         }
     }
@@ -219,7 +152,7 @@ impl World {
         let access = self.machines.iter().map(|machine| {
             machine.process.as_ref().map(|process| Access {
                 process: process.number,
-                server: process.server.is_some(),
+                roles: process.roles(),
                 consensus: process.consensus.clone(),
                 gone: process.gone.clone(),
                 replica: process.replica.clone(),
@@ -232,18 +165,11 @@ impl World {
     async fn take(&mut self, step: Step) -> Option<String> {
         match step {
             Step::Wait(time) => tokio::time::sleep(Duration::from_millis(10) * u32::from(time)).await,
+            Step::Linger(time) => tokio::time::sleep(Duration::from_millis(100) * u32::from(time)).await,
             Step::Kill(machine) => self.end(machine.into(), End::Killed),
             Step::PowerOff(machine) => self.end(machine.into(), End::PowerLost),
             Step::Start(machine) => return self.start(machine.into()).await,
-            Step::Wipe(machine) => {
-                let number = usize::from(machine);
-                if !self.can_bear_a_loss() {
-                    return Some("not now".to_owned());
-                }
-                self.end(number, End::PowerLost);
-                self.lost.push(self.machines[number].incarnation.node_id());
-                self.machines[number].wipe();
-            }
+            Step::Wipe(machine) => return self.lose(machine.into()),
             Step::Cut(from, to) => {
                 let (from, to) = (&self.machines[usize::from(from)], &self.machines[usize::from(to)]);
                 self.net.cut(from.ip, to.ip);
@@ -278,19 +204,76 @@ impl World {
             Step::MendDisk(machine) => {
                 self.machines[usize::from(machine)].disk.set(|faults| *faults = Faults::default());
             }
+            Step::Freeze(machine) => self.each_process(machine, |_, process| running::pause(process)),
+            Step::Thaw(machine) => self.each_process(machine, |_, process| running::resume(process)),
+            Step::Clock(machine, error) => {
+                self.each_process(machine, |machine, process| {
+                    machine.wall_error = i64::from(error) * CLOCK_SECONDS;
+                    running::set_wall_error(process, machine.wall_error);
+                });
+            }
+            Step::Move(machine) => return self.move_to(machine.into(), None).await,
+            Step::Swap(machine, other) => {
+                return self.move_to(machine.into(), Some(other.into())).await;
+            }
+            Step::Renew(machine) => {
+                let told = self.lose(machine.into());
+                if told.is_none() {
+                    self.machines[usize::from(machine)].rename();
+                }
+                return told;
+            }
             Step::Sleep(seconds) => tokio::time::advance(Duration::from_secs(seconds.into())).await,
         }
         None
     }
 
+    fn each_process(&mut self, machine: u8, act: impl FnOnce(&mut Machine, u64)) {
+        let machine = &mut self.machines[usize::from(machine)];
+        if let Some(process) = machine.process.as_ref().map(|process| process.number) {
+            act(machine, process);
+        }
+    }
+
+    /// A machine loses power and its disk, if that can be borne.
+    fn lose(&mut self, number: usize) -> Option<String> {
+        if !self.can_bear_the_loss_of(number) {
+            return Some("not now".to_owned());
+        }
+        self.end(number, End::PowerLost);
+        self.lost.extend(self.machines[number].wipe());
+        None
+    }
+
+    /// A machine is restarted at an address that nobody had, or changes its address with another one. The birth of a
+    /// cluster names addresses, so they stay until it is born.
+    async fn move_to(&mut self, number: usize, other: Option<usize>) -> Option<String> {
+        if !self.truth.is_born() {
+            return Some("not now".to_owned());
+        }
+        self.end(number, End::PowerLost);
+        let Some(other) = other else {
+            self.moves += 1;
+            self.machines[number].ip = IpAddr::from([10, 0, 1, self.moves]);
+            return self.start(number).await;
+        };
+        self.end(other, End::PowerLost);
+        let (one, two) = (self.machines[number].ip, self.machines[other].ip);
+        (self.machines[number].ip, self.machines[other].ip) = (two, one);
+        let first = self.start(number).await;
+        first.or(self.start(other).await)
+    }
+
     /// Damages the log of a machine that is down; it must notice, and then its disk counts as lost.
     async fn rot(&mut self, number: usize) -> Option<String> {
-        if !self.can_bear_a_loss() {
+        if !self.can_bear_the_loss_of(number) {
             return Some("not now".to_owned());
         }
         self.end(number, End::PowerLost);
         let machine = &mut self.machines[number];
-        let files = machine.disk.list(Path::new("/raft/log")).expect("a folder");
+        let Ok(files) = machine.disk.list(Path::new("/data/raft/log")) else {
+            return Some("it is no server".to_owned());
+        };
         let path = files.first().expect("a log");
         let bytes = machine.disk.read(path).expect("a file");
         let used = bytes.iter().rposition(|byte| *byte != 0).unwrap_or(0);
@@ -298,28 +281,33 @@ impl World {
         let at = usize::try_from(random_bits() % (used as u128 / 2 + 1)).unwrap();
         machine.disk.rot(path, at, 0x55);
         let refused = self.start(number).await?;
-        self.lost.push(self.machines[number].incarnation.node_id());
-        self.machines[number].wipe();
+        self.lost.extend(self.machines[number].wipe());
         Some(refused)
     }
 
-    /// Whether one disk may be lost without any acknowledged write: all servers but one that was never lost keep
-    /// what is acknowledged, and no earlier loss has yet to be made good.
-    fn can_bear_a_loss(&mut self) -> bool {
-        if self.servers < 3 || !self.truth.is_born() {
+    /// Whether this disk may be lost without any acknowledged write: it is no server's, or all servers are there and
+    /// no earlier loss has yet to be made good.
+    fn can_bear_the_loss_of(&mut self, number: usize) -> bool {
+        if !self.truth.is_born() {
             return false;
         }
-        let views = self.machines.iter().filter_map(|machine| machine.process.as_ref()?.server.as_ref());
-        let leader = views
-            .map(crate::agent::consensus::Server::view)
-            .filter(|view| view.leads)
-            .max_by_key(|view| view.term);
-        let Some(leader) = leader else { return false };
+        self.machines.iter_mut().for_each(Machine::note_raft_id);
+        if self.machines[number].raft_id.is_none() {
+            return true;
+        }
+        let Some(leader) = self.leader() else { return false };
         self.lost.retain(|lost| leader.voters.contains(lost));
-        let present = |machine: &Machine| leader.voters.contains(&machine.incarnation.node_id());
-        self.lost.is_empty()
+        let present = |id: &u64| self.machines.iter().any(|machine| machine.raft_id == Some(*id));
+        self.servers >= 3
+            && self.lost.is_empty()
             && leader.voters.len() == self.servers
-            && self.machines[..self.servers].iter().all(present)
+            && leader.voters.iter().all(present)
+    }
+
+    /// The youngest of those who say that they lead.
+    fn leader(&self) -> Option<RaftView> {
+        let servers = self.machines.iter().filter_map(|machine| machine.process.as_ref()?.server());
+        servers.map(|server| server.view()).filter(|view| view.leads).max_by_key(|view| view.term)
     }
 
     /// Looks whether everything is as promised.
@@ -343,9 +331,12 @@ impl World {
     async fn calm(&mut self) {
         self.net.heal();
         self.net.weather(Weather::default());
-        let begin = Instant::now();
+        let (mut begin, mut waited) = (Instant::now(), false);
         loop {
             for number in 0..self.machines.len() {
+                if let Some(process) = &self.machines[number].process {
+                    running::resume(process.number);
+                }
                 self.machines[number].disk.set(|faults| *faults = Faults::default());
                 if self.machines[number].process.is_none()
                     && let Some(error) = self.start(number).await
@@ -357,7 +348,12 @@ impl World {
             self.look().await;
             match self.what_is_wrong() {
                 None => break,
-                Some(wrong) => assert!(begin.elapsed() < CALM_MAX, "after {CALM_MAX:?} of calm: {wrong}"),
+                Some(_) if begin.elapsed() < CALM_MAX => {}
+                Some(_) if !waited && self.is_held_back() => {
+                    (waited, begin) = (true, Instant::now());
+                    tokio::time::advance(HELD_BACK_MAX).await;
+                }
+                Some(wrong) => panic!("after {CALM_MAX:?} of calm: {wrong}"),
             }
         }
         let before = self.users.acknowledged();
@@ -372,28 +368,50 @@ impl World {
         self.users.check(&self.truth);
     }
 
+    /// Whether the pace of replacements may be what everybody waits for.
+    fn is_held_back(&self) -> bool {
+        self.truth.catalog().is_some_and(|catalog| {
+            let table = catalog.servers();
+            table.failure.is_some() || table.history.len() >= REPLACEMENTS_PER_HOUR_MAX
+        })
+    }
+
+    /// What is not as it shall be when everything works: as many servers vote as at birth, all of them alive, all
+    /// others are clients, one leads, and everybody has the same.
     fn what_is_wrong(&self) -> Option<String> {
-        let mut wanted: Vec<u64> =
-            self.machines[..self.servers].iter().map(|machine| machine.incarnation.node_id()).collect();
-        wanted.sort_unstable();
         let mut leaders = 0;
+        let mut servers = BTreeSet::new();
         for machine in &self.machines {
             let Some(process) = &machine.process else {
                 return Some(format!("{} does not run", machine.name));
             };
-            if let Some(server) = &process.server {
+            if let Some(server) = process.server() {
                 let view = server.view();
                 leaders += usize::from(view.leads);
-                if view.voters != wanted {
-                    return Some(format!("{} has voters {:x?}, not {wanted:x?}", machine.name, view.voters));
-                }
+                servers.insert(view.id);
             }
             let index = process.replica.load().index();
             if index + 20 < self.truth.last() {
                 return Some(format!("{} is at index {index} of {}", machine.name, self.truth.last()));
             }
         }
-        (leaders != 1).then(|| format!("there are {leaders} leaders"))
+        if leaders != 1 {
+            return Some(format!("there are {leaders} leaders"));
+        }
+        for (machine, server) in
+            self.machines.iter().filter_map(|machine| Some((machine, machine.process.as_ref()?.server()?)))
+        {
+            let voters: BTreeSet<u64> = server.view().voters.into_iter().collect();
+            if voters != servers {
+                let name = &machine.name;
+                return Some(format!("{name} has voters {voters:x?}, and servers are {servers:x?}"));
+            }
+        }
+        if servers.len() != self.servers {
+            return Some(format!("{} servers vote, not {}", servers.len(), self.servers));
+        }
+        let nomination = self.truth.catalog().and_then(|catalog| catalog.servers().nomination.clone());
+        nomination.map(|nomination| format!("{} is still nominated", nomination.node))
     }
 }
 
@@ -410,6 +428,13 @@ fn clusters_do_not_let_a_killed_leader_lead_on_in_its_term() {
     replay(&Clusters, 242, &[&before[..], &slow, &[Step::Wait(23), Step::Wait(3), Step::Kill(2)]].concat());
 }
 
+/// Found by simulation: a server that lost its disk and was replaced came back blank, and its flags made it one server
+/// too many for good.
+#[test]
+fn clusters_do_not_grow_when_a_machine_that_was_replaced_comes_back_blank() {
+    replay(&Clusters, 2, &[Step::Wait(24), Step::Wait(12), Step::Wipe(2), Step::Linger(90)]);
+}
+
 #[test]
 fn planted_faults_in_clusters_are_found() {
     let faults = [
@@ -419,6 +444,10 @@ fn planted_faults_in_clusters_are_found() {
         Mutant::UncommittedShown,
         Mutant::ReadWithoutLease,
         Mutant::WatcherNotWoken,
+        Mutant::RetiredTakenIn,
+        Mutant::RemovedFirst,
+        Mutant::AddedInsteadOfReplaced,
+        Mutant::AddressesNotFollowed,
     ];
     let missed: Vec<Mutant> = faults
         .into_iter()

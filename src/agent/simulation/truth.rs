@@ -1,6 +1,6 @@
 //! What is true of the cluster as a whole: what was committed, who led when; and whether the machines agree with it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 
@@ -16,8 +16,10 @@ pub(super) struct Truth {
     entries: BTreeMap<u64, (u64, Option<Bytes>)>,
     /// The catalog at each index.
     catalogs: BTreeMap<u64, Catalog>,
-    /// The last index that each process applied.
+    /// The last index that each state machine applied.
     applied: BTreeMap<u64, u64>,
+    /// The servers that vote, as committed last: two lists while they change.
+    voters: Vec<BTreeSet<u64>>,
     leaders: BTreeMap<u64, u64>,
     /// The index at which each process was last compared.
     compared: BTreeMap<u64, u64>,
@@ -26,19 +28,19 @@ pub(super) struct Truth {
 impl Truth {
     /// Takes in what was applied since: everybody applies the same, in order.
     pub(super) fn absorb(&mut self) {
-        for Applied { process, index, term, command } in running::take_applied() {
-            let last = self.applied.insert(process, index);
+        for Applied { process, index, term, machine, command, voters } in running::take_applied() {
+            let last = self.applied.insert(machine, index);
             assert!(last.is_none_or(|last| last < index), "process {process} applied {index} after {last:?}");
             match self.entries.get(&index) {
                 Some(known) => {
                     assert_eq!(*known, (term, command), "process {process} applied another entry {index}");
                 }
-                None => self.commit(index, term, command),
+                None => self.commit(index, term, command, voters),
             }
         }
     }
 
-    fn commit(&mut self, index: u64, term: u64, command: Option<Bytes>) {
+    fn commit(&mut self, index: u64, term: u64, command: Option<Bytes>, voters: Option<Vec<BTreeSet<u64>>>) {
         let (last, mut catalog) = self
             .catalogs
             .last_key_value()
@@ -52,9 +54,33 @@ impl Truth {
             }
             catalog.apply(index, &command);
         }
+        if let Some(voters) = voters {
+            self.change_voters(index, voters, &catalog);
+        }
         catalog.skip_to(index);
         self.catalogs.insert(index, catalog);
         self.entries.insert(index, (term, command));
+    }
+
+    /// One server at a time, none less than at birth, and nobody who was retired (I4).
+    fn change_voters(&mut self, index: u64, voters: Vec<BTreeSet<u64>>, catalog: &Catalog) {
+        let all = |halves: &[BTreeSet<u64>]| halves.iter().flatten().copied().collect::<BTreeSet<u64>>();
+        let before = all(&self.voters);
+        let table = catalog.servers();
+        let new: Vec<u64> = all(&voters).difference(&before).copied().collect();
+        for id in &new {
+            assert!(!table.retired.contains(id), "at {index} server {id:x}, which was retired, votes again");
+        }
+        assert!(before.is_empty() || new.len() <= 1, "at {index} {} servers come at once", new.len());
+        for half in &voters {
+            assert!(half.len() >= table.born as usize, "at {index} only {} servers vote", half.len());
+        }
+        self.voters = voters;
+    }
+
+    /// The catalog as committed last.
+    pub(super) fn catalog(&self) -> Option<&Catalog> {
+        self.catalogs.last_key_value().map(|(_, catalog)| catalog)
     }
 
     pub(super) fn last(&self) -> u64 {
@@ -92,23 +118,24 @@ impl Truth {
     pub(super) fn compare(&mut self, machines: &[Machine]) {
         for machine in machines {
             let Some(process) = &machine.process else { continue };
-            if let Some(server) = &process.server {
+            if let Some(server) = process.server() {
                 let view = server.view();
                 if view.leads {
-                    let node = machine.incarnation.node_id();
-                    let leader = *self.leaders.entry(view.term).or_insert(node);
-                    assert_eq!(leader, node, "two leaders in term {}: {}", view.term, machine.name);
+                    let leader = *self.leaders.entry(view.term).or_insert(view.id);
+                    assert_eq!(leader, view.id, "two leaders in term {}: {}", view.term, machine.name);
                 }
             }
             let catalog = process.replica.snapshot();
             let index = catalog.index();
-            if index == 0 || self.compared.insert(process.number, index) == Some(index) {
+            let before = self.compared.insert(process.number, index);
+            assert!(before.is_none_or(|before| before <= index), "{} goes back to {index}", machine.name);
+            if index == 0 || before == Some(index) {
                 continue;
             }
             let Some(committed) = self.catalogs.get(&index) else {
                 panic!("{} shows index {index}, committed is {}", machine.name, self.last());
             };
-            if process.server.is_some() {
+            if process.has_all() {
                 assert!(*catalog == *committed, "{} shows another catalog at {index}", machine.name);
             } else {
                 let same = catalog.nodes().eq(committed.nodes())

@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::truth::Truth;
 use crate::agent::handle::{Consensus, KvRead, NoLeader, ProposeError, ReadMode, Replica, Topic, blocking};
+use crate::agent::role::Roles;
 use crate::agent::rpc::encode;
 use crate::model::catalog::{
     Catalog, Command, Condition, KvDelete, KvQuery, KvRows, KvWrite, NodeRegistration, Registration, Reply,
@@ -58,20 +59,40 @@ enum What {
 struct Waiting {
     process: u64,
     replica: Arc<Replica>,
+    roles: Arc<Roles>,
     topic: Topic,
     /// What was there when the waiting began.
     shown: String,
     since: Instant,
 }
 
+impl Waiting {
+    /// Only servers have keys.
+    fn is_for_keys(&self) -> bool {
+        matches!(self.topic, Topic::Key(_) | Topic::KeyPrefix(_))
+    }
+}
+
 /// What a process offers to those who use it.
 #[derive(Clone)]
 pub(super) struct Access {
     pub(super) process: u64,
-    pub(super) server: bool,
+    pub(super) roles: Arc<Roles>,
     pub(super) consensus: Arc<dyn Consensus>,
     pub(super) gone: CancellationToken,
     pub(super) replica: Arc<Replica>,
+}
+
+impl Access {
+    /// Does it as a part of the process; `None` when that ends before.
+    async fn within<T>(&self, work: impl Future<Output = T>) -> Option<T> {
+        let process = running::within(self.process, work);
+        tokio::select! {
+            biased;
+            () = self.gone.cancelled() => None,
+            done = process => Some(done),
+        }
+    }
 }
 
 /// All users.
@@ -171,11 +192,8 @@ impl Users {
                 _ => {
                     let mode = chance.pick(&[ReadMode::Default, ReadMode::Consistent, ReadMode::Stale]);
                     let query = KvQuery::Get { key: key.to_owned() };
-                    let read = tokio::select! {
-                        biased;
-                        () = access.gone.cancelled() => Err(NoLeader),
-                        read = access.consensus.kv_read(KvRead { query, mode, blocking: None }) => read,
-                    };
+                    let read = access.consensus.kv_read(KvRead { query, mode, blocking: None });
+                    let read = access.within(read).await.unwrap_or(Err(NoLeader));
                     let told = match read {
                         Ok((answer, _)) => {
                             let KvRows::Entries(entries) = answer.rows else { continue };
@@ -196,7 +214,7 @@ impl Users {
         while !self.inner.lock().stop {
             tokio::time::sleep(Duration::from_millis(1 + chance.below(20) as u64)).await;
             let Some(access) = self.pick(&mut chance) else { continue };
-            let topic = match chance.below(if access.server { 4 } else { 2 }) {
+            let topic = match chance.below(if access.roles.is_whole_server() { 4 } else { 2 }) {
                 0 => Topic::Service("web".into()),
                 1 => Topic::Nodes,
                 2 => Topic::KeyPrefix("a".into()),
@@ -207,6 +225,7 @@ impl Users {
                 let waiting = Waiting {
                     process: access.process,
                     replica: access.replica.clone(),
+                    roles: access.roles.clone(),
                     topic: topic.clone(),
                     shown,
                     since: Instant::now(),
@@ -215,11 +234,7 @@ impl Users {
                 let wait = Duration::from_millis(200 + chance.below(3000) as u64);
                 let read = |catalog: &Catalog| (look(catalog, &topic).0, ());
                 let waited = blocking(&access.replica, topic.clone(), index, wait, read);
-                let now = tokio::select! {
-                    biased;
-                    () = access.gone.cancelled() => None,
-                    (now, ()) = waited => Some(now),
-                };
+                let now = access.within(waited).await.map(|(now, ())| now);
                 self.inner.lock().waiting.remove(&watcher);
                 running::note((21, watcher, now));
                 if now.is_none() {
@@ -235,6 +250,10 @@ impl Users {
             let waiting = inner
                 .waiting
                 .iter()
+                .filter(|(_, waiting)| {
+                    !running::is_paused(waiting.process)
+                        && (waiting.roles.is_whole_server() || !waiting.is_for_keys())
+                })
                 .filter(|(_, waiting)| look(&waiting.replica.load(), &waiting.topic).1 != waiting.shown);
             waiting.map(|(watcher, waiting)| (*watcher, waiting.since)).collect()
         };
@@ -328,11 +347,8 @@ impl Told {
 
 async fn write_it(access: &Access, key: Option<&'static str>, command: Command) -> (What, Told) {
     let bytes = encode(&command).expect("a command");
-    let proposed = tokio::select! {
-        biased;
-        () = access.gone.cancelled() => Err(ProposeError::Uncertain("the agent is gone".to_owned())),
-        proposed = access.consensus.propose(command) => proposed,
-    };
+    let proposed = access.within(access.consensus.propose(command)).await;
+    let proposed = proposed.unwrap_or_else(|| Err(ProposeError::Uncertain("the agent is gone".to_owned())));
     let told = match proposed {
         Ok(Reply::Done) => Told::Written(true),
         Ok(Reply::Bool(done)) => Told::Written(done),

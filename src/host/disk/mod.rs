@@ -6,10 +6,14 @@
 #[cfg(test)]
 mod faults;
 #[cfg(test)]
+mod names;
+#[cfg(test)]
+mod sectors;
+#[cfg(test)]
 pub(crate) mod simulated;
 
 use std::fmt::Debug;
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, ErrorKind};
 use std::os::unix::fs::{DirBuilderExt as _, FileExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
@@ -34,11 +38,21 @@ pub trait Disk: Debug + Send + Sync {
     /// All bytes of a file.
     fn read(&self, path: &Path) -> io::Result<Vec<u8>>;
 
-    /// Gives a file another name, in the place of the file that has it.
+    /// Whether there is a file or folder with this name.
+    fn exists(&self, path: &Path) -> io::Result<bool>;
+
+    /// Gives a file another name, in the place of the file that has it; or a folder, with all that is in it.
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
 
     /// Removes a file; a missing one is fine.
     fn remove(&self, path: &Path) -> io::Result<()>;
+
+    /// Removes a folder with all that is in it.
+    fn remove_folder(&self, folder: &Path) -> io::Result<()>;
+
+    /// Locks a file, which is created if need be, until the result is dropped or the process has ended; `None`: another
+    /// holds it.
+    fn lock(&self, path: &Path) -> io::Result<Option<Box<dyn Held>>>;
 
     /// The files and folders in a folder, sorted.
     fn list(&self, folder: &Path) -> io::Result<Vec<PathBuf>>;
@@ -54,7 +68,18 @@ pub trait Disk: Debug + Send + Sync {
 
     /// Whether work on it may be moved to other threads. Not in a simulation, where everything has one order.
     fn threads(&self) -> bool;
+
+    /// How long the next write with its sync takes, where that is not known from doing it.
+    #[cfg(test)]
+    fn delay(&self) -> std::time::Duration {
+        std::time::Duration::ZERO
+    }
 }
+
+/// A lock on a file, as long as it lives.
+pub trait Held: Debug + Send + Sync {}
+
+impl Held for File {}
 
 /// A file open for writing.
 pub trait DiskFile: Debug + Send + Sync {
@@ -94,6 +119,10 @@ impl Disk for HostDisk {
         fs::read(path)
     }
 
+    fn exists(&self, path: &Path) -> io::Result<bool> {
+        path.try_exists()
+    }
+
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         fs::rename(from, to)
     }
@@ -102,6 +131,21 @@ impl Disk for HostDisk {
         match fs::remove_file(path) {
             Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
             _ => Ok(()),
+        }
+    }
+
+    fn remove_folder(&self, folder: &Path) -> io::Result<()> {
+        fs::remove_dir_all(folder)
+    }
+
+    fn lock(&self, path: &Path) -> io::Result<Option<Box<dyn Held>>> {
+        let mut options = OpenOptions::new();
+        options.write(true).create(true).truncate(false).mode(0o600);
+        let file = options.open(path)?;
+        match file.try_lock() {
+            Ok(()) => Ok(Some(Box::new(file))),
+            Err(TryLockError::WouldBlock) => Ok(None),
+            Err(TryLockError::Error(error)) => Err(error),
         }
     }
 

@@ -15,13 +15,10 @@ use std::time::Duration;
 use parking_lot::Mutex;
 
 pub(crate) use super::faults::Faults;
-use super::{Disk, DiskFile};
-
-/// Bytes that are written as a whole or not at all.
-pub(crate) const SECTOR_BYTES: usize = 512;
-
-type FileId = u64;
-type Names = BTreeMap<PathBuf, FileId>;
+use super::names::{FileId, NameChange, Tree};
+pub(crate) use super::sectors::{SECTOR_BYTES, mix};
+use super::sectors::{put, sectors};
+use super::{Disk, DiskFile, Held};
 
 /// One change of the disk, or a remark of the one who uses it, in the order in which they happened.
 #[derive(Debug, Clone)]
@@ -36,6 +33,8 @@ pub(crate) enum Event {
     Rename(PathBuf, PathBuf),
     /// A name less.
     Remove(PathBuf),
+    /// A folder less, with all that is in it.
+    RemoveFolder(PathBuf),
     /// Names are durable.
     SyncFolder(PathBuf),
     /// [`SimulatedDisk::note`].
@@ -51,45 +50,20 @@ struct Content {
     unsynced: Vec<(u64, Vec<u8>)>,
 }
 
-#[derive(Debug, Clone)]
-enum NameChange {
-    Set(PathBuf, FileId),
-    Rename(PathBuf, PathBuf),
-    Remove(PathBuf),
-}
-
-impl NameChange {
-    fn apply(&self, names: &mut Names) {
-        match self {
-            Self::Set(path, file) => drop(names.insert(path.clone(), *file)),
-            Self::Rename(from, to) => {
-                if let Some(file) = names.remove(from) {
-                    names.insert(to.clone(), file);
-                }
-            }
-            Self::Remove(path) => drop(names.remove(path)),
-        }
-    }
-
-    fn is_in(&self, folder: &Path) -> bool {
-        match self {
-            Self::Set(path, _) | Self::Remove(path) | Self::Rename(_, path) => path.parent() == Some(folder),
-        }
-    }
-}
-
 #[derive(Debug, Clone, Default)]
 struct State {
     files: BTreeMap<FileId, Content>,
-    folders: BTreeSet<PathBuf>,
-    names: Names,
-    durable_names: Names,
+    now: Tree,
+    durable: Tree,
+    /// Names of folders are durable when they are made; all other changes of names wait here.
     unsynced_names: Vec<NameChange>,
     next_file: FileId,
     /// The machine stopped in the middle of a change ([`Faults::stop_in`]).
     stopped: bool,
     /// Rises with every crash: files that were open before cannot be used.
     life: u64,
+    /// Files that the process of now has locked.
+    locked: BTreeSet<PathBuf>,
     random: u64,
     faults: Faults,
     journal: Option<Vec<Event>>,
@@ -125,14 +99,6 @@ impl SimulatedDisk {
     /// Bytes in files.
     pub(crate) fn used(&self) -> u64 {
         self.0.lock().used()
-    }
-
-    /// How long the next write takes.
-    pub(crate) fn delay(&self) -> Duration {
-        let mut state = self.0.lock();
-        let Some(range) = state.faults.delay.clone() else { return Duration::ZERO };
-        let span = u64::try_from((range.end.saturating_sub(range.start)).as_micros()).unwrap_or(0).max(1);
-        range.start + Duration::from_micros(state.next_random() % span)
     }
 
     /// Keeps what happens, for [`SimulatedDisk::journal`].
@@ -182,6 +148,7 @@ impl SimulatedDisk {
     pub(crate) fn kill(&self) {
         let mut state = self.0.lock();
         state.life += 1;
+        state.locked.clear();
         state.stopped = false;
     }
 
@@ -200,44 +167,11 @@ impl SimulatedDisk {
 
     fn damage(&self, path: &Path, damage: impl Fn(&mut [u8])) {
         let mut state = self.0.lock();
-        let file = state.names[path];
+        let file = state.now.names[path];
         let content = state.files.get_mut(&file).unwrap();
         damage(&mut content.cached);
         damage(&mut content.durable);
     }
-}
-
-/// The next number of a seed (splitmix64).
-pub(crate) fn mix(seed: &mut u64) -> u64 {
-    *seed = seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    let mut mixed = *seed;
-    mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    mixed ^ (mixed >> 31)
-}
-
-fn put(bytes: &mut Vec<u8>, offset: u64, piece: &[u8]) {
-    let start = usize::try_from(offset).unwrap();
-    let end = start + piece.len();
-    if bytes.len() < end {
-        bytes.resize(end, 0);
-    }
-    bytes[start..end].copy_from_slice(piece);
-}
-
-/// The parts of a write that lie in one sector each.
-fn sectors(offset: u64, bytes: &[u8]) -> impl Iterator<Item = (u64, &[u8])> {
-    let mut at = 0;
-    std::iter::from_fn(move || {
-        if at >= bytes.len() {
-            return None;
-        }
-        let position = usize::try_from(offset).unwrap() + at;
-        let end = bytes.len().min(at + SECTOR_BYTES - position % SECTOR_BYTES);
-        let piece = (position as u64, &bytes[at..end]);
-        at = end;
-        Some(piece)
-    })
 }
 
 impl State {
@@ -252,7 +186,7 @@ impl State {
     }
 
     fn used(&self) -> u64 {
-        self.names.values().map(|file| self.files[file].cached.len() as u64).sum()
+        self.now.names.values().map(|file| self.files[file].cached.len() as u64).sum()
     }
 
     fn free(&self) -> u64 {
@@ -280,12 +214,17 @@ impl State {
             }
             Event::Rename(from, to) => self.change_name(NameChange::Rename(from.clone(), to.clone())),
             Event::Remove(path) => self.change_name(NameChange::Remove(path.clone())),
+            Event::RemoveFolder(path) => self.change_name(NameChange::RemoveFolder(path.clone())),
             Event::SyncFolder(folder) => {
                 for change in std::mem::take(&mut self.unsynced_names) {
-                    if change.is_in(folder) {
-                        change.apply(&mut self.durable_names);
-                    } else {
+                    if !change.is_in(folder) {
                         self.unsynced_names.push(change);
+                        continue;
+                    }
+                    change.apply(&mut self.durable);
+                    if let NameChange::Rename(from, to) = &change {
+                        // What is still to become durable is in the folder, whatever that is called.
+                        self.unsynced_names.iter_mut().for_each(|earlier| earlier.follow(from, to));
                     }
                 }
             }
@@ -306,7 +245,7 @@ impl State {
     }
 
     fn change_name(&mut self, change: NameChange) {
-        change.apply(&mut self.names);
+        change.apply(&mut self.now);
         self.unsynced_names.push(change);
     }
 
@@ -325,7 +264,7 @@ impl State {
         };
         for change in std::mem::take(&mut self.unsynced_names) {
             if kept() {
-                change.apply(&mut self.durable_names);
+                change.apply(&mut self.durable);
             }
         }
         for content in self.files.values_mut() {
@@ -338,10 +277,11 @@ impl State {
             }
             content.cached.clone_from(&content.durable);
         }
-        self.names.clone_from(&self.durable_names);
-        let named: BTreeSet<FileId> = self.names.values().copied().collect();
+        self.now.clone_from(&self.durable);
+        let named: BTreeSet<FileId> = self.now.names.values().copied().collect();
         self.files.retain(|file, _| named.contains(file));
         self.life += 1;
+        self.locked.clear();
         self.stopped = false;
     }
 
@@ -384,20 +324,23 @@ impl State {
     }
 
     fn file(&self, path: &Path) -> io::Result<FileId> {
-        self.names.get(path).copied().ok_or_else(|| ErrorKind::NotFound.into())
+        self.now.names.get(path).copied().ok_or_else(|| ErrorKind::NotFound.into())
     }
 }
 
 impl Disk for SimulatedDisk {
     fn create_folder(&self, folder: &Path) -> io::Result<()> {
         let mut state = self.0.lock();
-        state.folders.extend(folder.ancestors().map(Path::to_owned));
+        for path in folder.ancestors() {
+            state.now.folders.insert(path.to_owned());
+            state.durable.folders.insert(path.to_owned());
+        }
         Ok(())
     }
 
     fn create(&self, path: &Path, _mode: u32) -> io::Result<Box<dyn DiskFile>> {
         let mut state = self.0.lock();
-        if !path.parent().is_some_and(|folder| state.folders.contains(folder)) {
+        if !path.parent().is_some_and(|folder| state.now.folders.contains(folder)) {
             return Err(ErrorKind::NotFound.into());
         }
         state.proceed()?;
@@ -421,9 +364,16 @@ impl Disk for SimulatedDisk {
         Ok(state.files[&file].cached.clone())
     }
 
+    fn exists(&self, path: &Path) -> io::Result<bool> {
+        let state = self.0.lock();
+        Ok(state.now.names.contains_key(path) || state.now.folders.contains(path))
+    }
+
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         let mut state = self.0.lock();
-        state.file(from)?;
+        if !state.now.folders.contains(from) {
+            state.file(from)?;
+        }
         state.proceed()?;
         state.apply(&Event::Rename(from.to_owned(), to.to_owned()));
         Ok(())
@@ -438,12 +388,27 @@ impl Disk for SimulatedDisk {
         Ok(())
     }
 
+    fn remove_folder(&self, folder: &Path) -> io::Result<()> {
+        let mut state = self.0.lock();
+        state.proceed()?;
+        state.apply(&Event::RemoveFolder(folder.to_owned()));
+        Ok(())
+    }
+
+    fn lock(&self, path: &Path) -> io::Result<Option<Box<dyn Held>>> {
+        let mut state = self.0.lock();
+        if !state.locked.insert(path.to_owned()) {
+            return Ok(None);
+        }
+        Ok(Some(Box::new(Lock { disk: self.clone(), path: path.to_owned(), life: state.life })))
+    }
+
     fn list(&self, folder: &Path) -> io::Result<Vec<PathBuf>> {
         let state = self.0.lock();
-        if !state.folders.contains(folder) {
+        if !state.now.folders.contains(folder) {
             return Err(ErrorKind::NotFound.into());
         }
-        Ok(state.names.keys().filter(|path| path.parent() == Some(folder)).cloned().collect())
+        Ok(state.now.names.keys().filter(|path| path.parent() == Some(folder)).cloned().collect())
     }
 
     fn sync_folder(&self, folder: &Path) -> io::Result<()> {
@@ -463,6 +428,33 @@ impl Disk for SimulatedDisk {
 
     fn threads(&self) -> bool {
         false
+    }
+
+    fn delay(&self) -> Duration {
+        let mut state = self.0.lock();
+        let Some(range) = state.faults.delay.clone() else { return Duration::ZERO };
+        let span = u64::try_from((range.end.saturating_sub(range.start)).as_micros()).unwrap_or(0).max(1);
+        range.start + Duration::from_micros(state.next_random() % span)
+    }
+}
+
+/// A locked file; the file itself is not in the picture.
+#[derive(Debug)]
+struct Lock {
+    disk: SimulatedDisk,
+    path: PathBuf,
+    life: u64,
+}
+
+impl Held for Lock {}
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        let mut state = self.disk.0.lock();
+        // The end of a process frees what it held, and the next one may hold it.
+        if state.life == self.life {
+            state.locked.remove(&self.path);
+        }
     }
 }
 
@@ -516,6 +508,39 @@ mod tests {
         let bytes = disk.read(&path).unwrap();
         assert_eq!((bytes[100], bytes[511], bytes[512], bytes[1023], bytes.len()), (1, 1, 2, 2, 1024));
         assert!(file.write_at(&[1], 0).is_err(), "the process is gone");
+    }
+
+    #[test]
+    fn a_folder_is_renamed_with_what_is_in_it_once_its_own_folder_was_synced() {
+        let disk = SimulatedDisk::new(1);
+        let (old, new) = (Path::new("/data/raft"), Path::new("/data/raft.retired-0"));
+        disk.create_folder(old).unwrap();
+        disk.create(&old.join("synced"), 0o600).unwrap();
+        disk.sync_folder(old).unwrap();
+        disk.create(&old.join("late"), 0o600).unwrap();
+        disk.rename(old, new).unwrap();
+        assert!(!disk.exists(old).unwrap() && disk.exists(&new.join("late")).unwrap());
+        let unsynced = disk.copy();
+        unsynced.lose_power(|_| false);
+        assert!(unsynced.exists(&old.join("synced")).unwrap() && !unsynced.exists(new).unwrap());
+        disk.sync_folder(Path::new("/data")).unwrap();
+        disk.create_folder(old).unwrap();
+        disk.lose_power(|_| true);
+        assert_eq!(disk.list(new).unwrap(), [new.join("late"), new.join("synced")]);
+        assert_eq!(disk.list(old).unwrap(), [""; 0].map(Into::<std::path::PathBuf>::into));
+    }
+
+    #[test]
+    fn a_lock_is_held_until_it_is_dropped_or_the_process_ends() {
+        let disk = SimulatedDisk::new(1);
+        let held = disk.lock(Path::new("/lock")).unwrap().unwrap();
+        assert!(disk.lock(Path::new("/lock")).unwrap().is_none());
+        disk.kill();
+        let next = disk.lock(Path::new("/lock")).unwrap().unwrap();
+        drop(held);
+        assert!(disk.lock(Path::new("/lock")).unwrap().is_none(), "it is of the next process");
+        drop(next);
+        assert!(disk.lock(Path::new("/lock")).unwrap().is_some());
     }
 
     #[test]

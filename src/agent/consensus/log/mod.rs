@@ -35,7 +35,7 @@ pub(super) use self::room::{Room, Space};
 pub(super) use self::writer::Pump;
 use self::writer::Writer;
 use super::types::{Entry, LogId, TypeConfig, Vote};
-use crate::host::disk::{Disk, HostDisk};
+use crate::host::disk::Disk;
 
 /// Size of the first segment in bytes. Small, so that a cluster that stores little uses little disk.
 pub(super) const SEGMENT_BYTES_FIRST: u64 = 8 << 20;
@@ -59,10 +59,10 @@ pub(super) struct LogSettings {
 }
 
 impl LogSettings {
-    /// The usual sizes, on this machine's disk.
-    pub(super) fn in_folder(folder: &Path) -> Self {
+    /// The usual sizes.
+    pub(super) fn in_folder(disk: Arc<dyn Disk>, folder: &Path) -> Self {
         Self {
-            disk: Arc::new(HostDisk),
+            disk,
             folder: folder.to_owned(),
             first_bytes: SEGMENT_BYTES_FIRST,
             max_bytes: SEGMENT_BYTES_MAX,
@@ -171,6 +171,14 @@ impl Log {
     pub(super) fn close(&self) {
         if let Some(writer) = &self.writer {
             writer.close();
+        }
+    }
+
+    /// Waits until what was closed is written, where a task does that.
+    #[cfg(test)]
+    pub(super) async fn written(&self) {
+        if let Some(writer) = &self.writer {
+            writer.ended().await;
         }
     }
 

@@ -204,6 +204,13 @@ impl Queue {
         while !waiting.stop && !self.changed.wait_until(&mut waiting, deadline).timed_out() {}
     }
 
+    /// As [`Queue::hold`], as a task.
+    #[cfg(test)]
+    pub(super) async fn hold_as_task(&self, patience: Duration) {
+        let deadline = tokio::time::Instant::now() + patience;
+        while !self.stopping() && tokio::time::timeout_at(deadline, self.woken.notified()).await.is_ok() {}
+    }
+
     /// As [`Queue::wait`], as a task.
     #[cfg(test)]
     pub(super) async fn wait_as_task(&self, patience: Option<Duration>) -> Wake {

@@ -18,14 +18,18 @@ use crate::agent::consensus::snapshot::SnapshotStore;
 use crate::agent::consensus::state_machine::StateMachine;
 use crate::agent::consensus::types::{Entry, LogId, Proposal, TypeConfig, Vote};
 use crate::agent::handle::Replica;
-use crate::host::disk::Disk as _;
 use crate::host::disk::simulated::SimulatedDisk;
+use crate::host::disk::{Disk as _, HostDisk};
 use crate::host::files::{MODE_PRIVATE, write_atomic};
 
 const SMALL: u64 = 4096;
 
 fn settings(folder: &Path) -> LogSettings {
-    LogSettings { first_bytes: SMALL, max_bytes: 2 * SMALL, ..LogSettings::in_folder(folder) }
+    LogSettings {
+        first_bytes: SMALL,
+        max_bytes: 2 * SMALL,
+        ..LogSettings::in_folder(Arc::new(HostDisk), folder)
+    }
 }
 
 fn open(folder: &Path) -> Log {

@@ -32,6 +32,9 @@ const VAIN_PAUSE: Duration = Duration::from_secs(10);
 pub(super) struct Writer {
     queue: Arc<Queue>,
     thread: Mutex<Option<JoinHandle<()>>>,
+    /// Said when the task that writes, if it is one, has ended.
+    #[cfg(test)]
+    pumped: Option<tokio_util::sync::CancellationToken>,
 }
 
 impl Writer {
@@ -57,15 +60,29 @@ impl Writer {
             }
         };
         let thread = std::thread::Builder::new().name("log writer".to_owned()).spawn(run)?;
-        Ok(Self { queue, thread: Mutex::new(Some(thread)) })
+        Ok(Self {
+            queue,
+            thread: Mutex::new(Some(thread)),
+            #[cfg(test)]
+            pumped: None,
+        })
     }
 
     /// A writer that somebody else runs.
     #[cfg(test)]
     pub(super) fn pumped(files: Files) -> (Self, Pump) {
         let queue = Arc::new(Queue::default());
-        let pump = Pump(Core::new(Arc::clone(&queue), files));
-        (Self { queue, thread: Mutex::default() }, pump)
+        let ended = tokio_util::sync::CancellationToken::new();
+        let pump = Pump(Core::new(Arc::clone(&queue), files), ended.clone());
+        (Self { queue, thread: Mutex::default(), pumped: Some(ended) }, pump)
+    }
+
+    /// Waits for the end of the task that writes.
+    #[cfg(test)]
+    pub(super) async fn ended(&self) {
+        if let Some(ended) = &self.pumped {
+            ended.cancelled().await;
+        }
     }
 
     /// Queues a job, in order.
@@ -111,7 +128,7 @@ impl Drop for Writer {
 
 /// The writer as a task of a simulation.
 #[cfg(test)]
-pub(in crate::agent::consensus) struct Pump(Core);
+pub(in crate::agent::consensus) struct Pump(Core, tokio_util::sync::CancellationToken);
 
 #[cfg(test)]
 impl Pump {
@@ -125,7 +142,7 @@ impl Pump {
         let mut wake = Wake::Work;
         loop {
             wake = match self.0.round(wake) {
-                Then::End => return,
+                Then::End => return self.1.cancel(),
                 Then::Again => Wake::Work,
                 Then::Wait(patience) => {
                     let wake = self.0.queue.wait_as_task(patience).await;
@@ -133,7 +150,7 @@ impl Pump {
                     wake
                 }
                 Then::Hold => {
-                    tokio::time::sleep(ROOM_PAUSE).await;
+                    self.0.queue.hold_as_task(ROOM_PAUSE).await;
                     Wake::Pause
                 }
             };

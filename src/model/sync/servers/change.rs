@@ -4,6 +4,8 @@ use super::{ConfiguredServer, ServerMember};
 use crate::model::catalog::{Nomination, Purpose, ServerTable};
 use crate::model::membership::{Member, MemberStatus};
 use crate::model::names::ClusterId;
+#[cfg(test)]
+use crate::simulation::mutants::{self, Mutant};
 
 /// One change of the raft configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,6 +38,10 @@ pub(super) fn next_change(
     due: Option<u64>,
 ) -> Option<ServerChange> {
     let servers: Vec<ServerMember> = members.iter().filter_map(ServerMember::of).collect();
+    #[cfg(test)]
+    if let Some(dead) = due.filter(|_| mutants::is(Mutant::RemovedFirst)) {
+        return Some(ServerChange::Remove(dead));
+    }
     let ours = |server: &&ServerMember| server.cluster.as_ref().is_none_or(|theirs| theirs == cluster);
     let alive = || servers.iter().filter(|server| server.is_alive()).filter(ours);
 
@@ -51,7 +57,7 @@ pub(super) fn next_change(
     }
     for server in alive() {
         let Some(known) = configured.iter().find(|known| known.id == server.id) else {
-            if may_join(server, table) {
+            if may_join(server, configured, table) {
                 return Some(ServerChange::AddLearner(server.clone()));
             }
             continue;
@@ -59,7 +65,8 @@ pub(super) fn next_change(
         if known.name != server.name || known.address != server.address.to_string() {
             return Some(ServerChange::Update(server.clone()));
         }
-        if !known.voter && server.nomination.is_some_and(|serial| !is_present(serial, table)) {
+        let uncalled = server.nomination.is_some_and(|serial| !is_present(serial, table));
+        if !known.voter && (uncalled || !has_place(server, configured, table)) {
             return Some(ServerChange::Remove(known.id));
         }
         if !known.voter && known.caught_up {
@@ -82,8 +89,30 @@ pub(super) fn next_change(
 
 /// A server that was replaced does not come back as if nothing had happened, and a nominated one comes only for its
 /// own nomination.
-fn may_join(server: &ServerMember, table: &ServerTable) -> bool {
-    !table.retired.contains(&server.id) && server.nomination.is_none_or(|serial| is_present(serial, table))
+fn may_join(server: &ServerMember, configured: &[ConfiguredServer], table: &ServerTable) -> bool {
+    #[cfg(test)]
+    if mutants::is(Mutant::RetiredTakenIn) {
+        return true;
+    }
+    !table.retired.contains(&server.id)
+        && server.nomination.is_none_or(|serial| is_present(serial, table))
+        && has_place(server, configured, table)
+}
+
+/// Whether there is a place for a server that is one by its flags. A machine that was replaced and comes back with an
+/// empty disk has none: its flags are of the time before, and with it there would be one server too many for good.
+pub(super) fn has_place(server: &ServerMember, configured: &[ConfiguredServer], table: &ServerTable) -> bool {
+    let replaced = table
+        .history
+        .iter()
+        .any(|swap| matches!(&swap.purpose, Purpose::Replace { node, .. } if *node == server.name));
+    if server.nomination.is_some() || !replaced {
+        return true;
+    }
+    let voters = || configured.iter().filter(|known| known.voter);
+    let missing = voters().count() < table.wanted.unwrap_or(table.born) as usize;
+    // A nominated life of the machine may still be a voter: then the present one takes its own place.
+    missing || voters().any(|known| known.name == server.name)
 }
 
 fn is_present(serial: u64, table: &ServerTable) -> bool {
@@ -98,6 +127,10 @@ fn promotion(
     due: Option<u64>,
 ) -> ServerChange {
     let new = known.id;
+    #[cfg(test)]
+    if mutants::is(Mutant::AddedInsteadOfReplaced) {
+        return ServerChange::Promote(new);
+    }
     let voter = |id: u64| configured.iter().find(|other| other.voter && other.id == id && id != new);
     let nomination: Option<&Nomination> =
         table.nomination.as_ref().filter(|nomination| server.nomination == Some(nomination.serial));
@@ -128,7 +161,7 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::{ConfiguredServer, ServerChange, next_change};
-    use crate::model::catalog::{Departure, Nomination, Purpose, ServerTable};
+    use crate::model::catalog::{Departure, Nomination, Purpose, ServerTable, Swap};
     use crate::model::membership::{Member, MemberStatus};
     use crate::model::names::ClusterId;
 
@@ -235,6 +268,21 @@ mod tests {
         check_with(&table, None, &[server("a", 1, true, true)], &members, "nothing");
         let voters = [server("a", 1, true, true), server("b", 2, true, true)];
         check_with(&table, None, &voters, &members, "remove 2");
+    }
+
+    #[test]
+    fn a_machine_that_was_replaced_and_comes_back_blank_is_taken_in_only_where_a_server_is_missing() {
+        let purpose = Purpose::Replace { id: 7, node: "b".into(), why: Departure::Dead };
+        let history = vec![Swap { node: "c".into(), purpose, at: 1 }];
+        let table = ServerTable { born: 2, history, ..ServerTable::default() };
+        let members = [member("a", 1, ALIVE), member("b", 2, ALIVE), member("c", 3, ALIVE)];
+        let voters = [server("a", 1, true, true), server("c", 3, true, true)];
+        check_with(&table, None, &voters, &members, "nothing");
+        check_with(&table, None, &voters[..1], &members[..2], "learner 2");
+        let late = [&voters[..], &[server("b", 2, false, true)]].concat();
+        check_with(&table, None, &late, &members, "remove 2");
+        let lost = [&voters[..1], &[server("b", 9, true, true)]].concat();
+        check_with(&table, None, &lost, &members[..2], "learner 2");
     }
 
     #[test]

@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use super::candidate::Proof;
+use super::change::has_place;
 use super::steward::{Action, Steward, View, nominate};
-use super::{ConfiguredServer, Mode};
+use super::{ConfiguredServer, Mode, ServerMember};
 use crate::model::catalog::{Departure, Nomination, Purpose};
 
 /// What a server is for the living cluster.
@@ -92,11 +93,20 @@ impl Steward {
         if view.configured.iter().any(|server| server.id == id) {
             return Standing::Configured;
         }
+        #[cfg(test)]
+        if crate::simulation::mutants::is(crate::simulation::mutants::Mutant::RetiredTakenIn) {
+            return Standing::Expected;
+        }
         if table.retired.contains(&id) {
             return Standing::Retired;
         }
         match nomination {
-            None => Standing::Expected,
+            None => {
+                let newcomer =
+                    view.members.iter().filter_map(ServerMember::of).find(|server| server.id == id);
+                let unwanted = newcomer.is_some_and(|server| !has_place(&server, view.configured, table));
+                if unwanted { Standing::Unknown } else { Standing::Expected }
+            }
             Some(serial) if table.nomination.as_ref().is_some_and(|known| known.serial == serial) => {
                 Standing::Expected
             }
