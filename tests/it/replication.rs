@@ -41,7 +41,8 @@ async fn server(name: &str) -> Member {
     let address = listener.address().unwrap();
     tasks.start("rpc", listener.run(tasks.spawner()));
     let peer = Peer { name: name.to_owned(), address, incarnation: incarnation.to_string() };
-    let settings = Settings { disk: Arc::new(corediscover::host::disk::HostDisk), data: None, peer: peer.clone() };
+    let settings =
+        Settings { disk: Arc::new(corediscover::host::disk::HostDisk), data: None, peer: peer.clone() };
     let server = Server::open(settings, identity, Arc::default(), &router, tasks.spawner()).await.unwrap();
     Member { tasks, server, id, peer }
 }

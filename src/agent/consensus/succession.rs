@@ -35,8 +35,8 @@ pub fn prepare_successor(
     peer: Peer,
 ) -> anyhow::Result<PathBuf> {
     let runtime = tokio::runtime::Builder::new_current_thread().build().context("cannot start a runtime")?;
-    let (catalog, last, vote) = runtime.block_on(read(disk, data))?;
-    let successor = catalog.succeeded_by(cluster.clone());
+    let Last { catalog, id: last, vote, voters } = runtime.block_on(read(disk, data))?;
+    let successor = catalog.succeeded_by(cluster.clone(), voters);
     let next = data.join(NEXT_FOLDER);
     if disk.exists(&next).with_context(|| format!("cannot look into {}", next.display()))? {
         // An attempt that was interrupted; it never was anybody's.
@@ -62,14 +62,27 @@ pub fn prepare_successor(
     Ok(next)
 }
 
-/// All that a server has: the catalog after the last entry of its log, that entry, and its last vote.
-async fn read(disk: &Arc<dyn Disk>, data: &Path) -> anyhow::Result<(Catalog, LogId, Option<Vote>)> {
+/// All that a server has.
+struct Last {
+    /// The catalog after the last entry of its log.
+    catalog: Catalog,
+    /// That entry.
+    id: LogId,
+    vote: Option<Vote>,
+    /// How many voted last.
+    voters: u32,
+}
+
+async fn read(disk: &Arc<dyn Disk>, data: &Path) -> anyhow::Result<Last> {
     let directory = Directory::open(disk, data)?;
     let store = SnapshotStore::on(Arc::clone(disk), &directory.snapshots())?;
     let mut log = Log::open(LogSettings::in_folder(Arc::clone(disk), &directory.log()))?;
-    let (mut catalog, mut last) = match store.load()? {
-        Some((meta, bytes)) => (Catalog::from_bytes(&bytes)?, meta.last_log_id),
-        None => (Catalog::default(), None),
+    let (mut catalog, mut last, mut voters) = match store.load()? {
+        Some((meta, bytes)) => {
+            let voters = meta.last_membership.membership().voter_ids().count();
+            (Catalog::from_bytes(&bytes)?, meta.last_log_id, voters)
+        }
+        None => (Catalog::default(), None, 0),
     };
     let vote = log.read_vote().await.context("cannot read the last vote")?;
     for entry in log.try_get_log_entries(0..).await.context("cannot read the log")? {
@@ -77,19 +90,24 @@ async fn read(disk: &Arc<dyn Disk>, data: &Path) -> anyhow::Result<(Catalog, Log
             continue;
         }
         let index = entry.log_id.index;
-        if let EntryPayload::Normal(proposal) = &entry.payload {
-            let command: Command = rmp_serde::from_slice(&proposal.0).with_context(|| {
-                format!("entry {index} of the log is not a command that this version knows")
-            })?;
-            // What a command was refused for it is refused for again.
-            drop(catalog.apply(index, &command));
+        match &entry.payload {
+            EntryPayload::Normal(proposal) => {
+                let command: Command = rmp_serde::from_slice(&proposal.0).with_context(|| {
+                    format!("entry {index} of the log is not a command that this version knows")
+                })?;
+                // What a command was refused for it is refused for again.
+                drop(catalog.apply(index, &command));
+            }
+            EntryPayload::Membership(membership) => voters = membership.voter_ids().count(),
+            EntryPayload::Blank => {}
         }
         catalog.skip_to(index);
         last = Some(entry.log_id);
     }
     log.close();
     let folder = data.join(FOLDER);
-    let last = last.with_context(|| format!("{} holds nothing to go on from", folder.display()))?;
+    let id = last.with_context(|| format!("{} holds nothing to go on from", folder.display()))?;
     ensure!(catalog.cluster().is_some(), "{} is of a cluster that was never born", folder.display());
-    Ok((catalog, last, vote))
+    let voters = u32::try_from(voters).context("there are too many voters")?;
+    Ok(Last { catalog, id, vote, voters })
 }

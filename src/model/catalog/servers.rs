@@ -234,9 +234,14 @@ impl Catalog {
     }
 
     /// The same state as the first one of a successor: another cluster, after this one's quorum was lost for good.
+    /// `voters` is how many voted last: it shall have as many again, also when the quorum was lost before the leader had
+    /// said how many were born.
     #[must_use]
-    pub fn succeeded_by(&self, cluster: ClusterId) -> Self {
+    pub fn succeeded_by(&self, cluster: ClusterId, voters: u32) -> Self {
         let mut table = ServerTable::clone(&self.servers);
+        if table.born == 0 {
+            table.born = voters;
+        }
         table.epoch += 1;
         table.predecessors.extend(self.cluster.clone());
         let surplus = table.predecessors.len().saturating_sub(PREDECESSORS_MAX);
@@ -344,6 +349,7 @@ mod tests {
         Autopilot, Departure, HISTORY_MAX, Purpose, RETIRED_MAX, ServerTable, ServersCommand, Settlement,
     };
     use crate::model::catalog::{Catalog, Command, Depth};
+    use crate::model::names::ClusterId;
 
     fn nominate(node: &str) -> ServersCommand {
         let purpose = Purpose::Replace { id: 7, node: "old".into(), why: Departure::Dead };
@@ -363,6 +369,15 @@ mod tests {
         assert!(!table.apply(7, &settle(4)), "that was another nomination");
         assert!(table.apply(8, &settle(5)));
         assert_eq!((table.nomination, table.retired, table.history.len()), (None, vec![7], 1));
+    }
+
+    #[test]
+    fn a_successor_shall_have_as_many_servers_as_were_born_or_else_as_voted_last() {
+        let successor = |catalog: &Catalog| catalog.succeeded_by(ClusterId::from_random(2), 3).servers().born;
+        let mut catalog = Catalog::default();
+        assert_eq!(successor(&catalog), 3, "the quorum was lost before the leader had said it");
+        drop(catalog.apply(1, &Command::Servers(ServersCommand::Born { servers: 5 })));
+        assert_eq!(successor(&catalog), 5);
     }
 
     #[test]

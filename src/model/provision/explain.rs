@@ -35,6 +35,7 @@ const REASONS: [(&str, &str); 58] = [
     ("ExecStartPre=/bin/sh -c 'set -- $$(systemctl", "older resolvers ignore the line without a word"),
     ("ExecStopPost=-", "what this unit made, it removes"),
     ("ExecStart=", "the same on every machine; what differs, the machine looks up itself"),
+    ("ExecReload=", "systemctl reload reads the configuration files again"),
     ("Restart=on-failure", "a crash is repaired by a restart; a clean stop stays one"),
     ("Restart=always", "it has no reason to end, so an end is a failure"),
     ("LimitNOFILE=", "one file for each connection; 1024 are few for an agent"),
