@@ -3,7 +3,7 @@
 //! All forms but JSON have `#` comments, so one table serves them: a comment goes above the lines that begin as it says.
 
 /// How a line begins, behind blanks and list dashes; and why it is there.
-const REASONS: [(&str, &str); 58] = [
+const REASONS: [(&str, &str); 59] = [
     // Units.
     (
         "Wants=network-online.target",
