@@ -446,7 +446,6 @@ fn planted_faults_in_clusters_are_found() {
         Mutant::ReadWithoutLease,
         Mutant::WatcherNotWoken,
         Mutant::RetiredTakenIn,
-        Mutant::RemovedFirst,
         Mutant::AddedInsteadOfReplaced,
         Mutant::AddressesNotFollowed,
     ];
