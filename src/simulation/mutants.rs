@@ -24,8 +24,6 @@ pub(crate) enum Mutant {
     AddressesNotFollowed,
     /// A server that was retired is taken in again.
     RetiredTakenIn,
-    /// A dead server is removed before another is ready to take its place.
-    RemovedFirst,
     /// A server is added where it should take the place of another, which goes on being dead.
     AddedInsteadOfReplaced,
 }

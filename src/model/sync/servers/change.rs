@@ -38,10 +38,6 @@ pub(super) fn next_change(
     due: Option<u64>,
 ) -> Option<ServerChange> {
     let servers: Vec<ServerMember> = members.iter().filter_map(ServerMember::of).collect();
-    #[cfg(test)]
-    if let Some(dead) = due.filter(|_| mutants::is(Mutant::RemovedFirst)) {
-        return Some(ServerChange::Remove(dead));
-    }
     let ours = |server: &&ServerMember| server.cluster.as_ref().is_none_or(|theirs| theirs == cluster);
     let alive = || servers.iter().filter(|server| server.is_alive()).filter(ours);
 
