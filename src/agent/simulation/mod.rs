@@ -28,7 +28,7 @@ use crate::simulation::network::{Net, Weather};
 use crate::simulation::running;
 
 /// Whole-cluster histories in `make test`.
-const HISTORIES: u64 = 400;
+const HISTORIES: u64 = 2_000;
 /// Histories in which a planted fault must be found.
 const PLANTED_HISTORIES_MAX: u64 = 500;
 /// How long a cluster may take, once everything works again, until all is as it should be.
@@ -434,6 +434,15 @@ fn clusters_do_not_let_a_killed_leader_lead_on_in_its_term() {
 #[test]
 fn clusters_do_not_grow_when_a_machine_that_was_replaced_comes_back_blank() {
     replay(&Clusters, 2, &[Step::Wait(24), Step::Wait(12), Step::Wipe(2), Step::Linger(90)]);
+}
+
+/// Found by simulation: a nominated server was killed when it voted and nobody had settled its nomination. Restarted, it
+/// no longer knew of it; so the nomination came to nothing, and the one that it had replaced came back as one too many.
+#[test]
+fn clusters_do_not_grow_when_a_nominated_server_is_killed_as_soon_as_it_votes() {
+    let before = [Step::Wait(213), Step::Isolate(1), Step::Wait(45), Step::Weather(74, 8, 4), Step::Wait(31)];
+    let after = [169, 210, 30, 177, 41].map(Step::Wait);
+    replay(&Clusters, 702, &[&before[..], &after, &[Step::Kill(3)]].concat());
 }
 
 #[test]

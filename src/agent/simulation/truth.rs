@@ -62,7 +62,8 @@ impl Truth {
         self.entries.insert(index, (term, command));
     }
 
-    /// One server at a time, at most one less than at birth for a while, and nobody who was retired (I4).
+    /// One server at a time; at most one less than at birth for a while, when what is left of an earlier life of a machine
+    /// goes before somebody comes; and nobody who was retired (I4).
     fn change_voters(&mut self, index: u64, voters: Vec<BTreeSet<u64>>, catalog: &Catalog) {
         let all = |halves: &[BTreeSet<u64>]| halves.iter().flatten().copied().collect::<BTreeSet<u64>>();
         let before = all(&self.voters);

@@ -323,10 +323,14 @@ impl<'a> View<'a> {
             })
     }
 
-    /// The nominated machine, once it shows itself as a server.
+    /// The nominated machine, once it shows itself as a server. One that was restarted does not know by which nomination
+    /// it is one, but if it votes already, it was this.
     fn nominee(&self, nomination: &Nomination) -> Option<ServerMember> {
-        self.members.iter().filter_map(ServerMember::of).find(|server| {
-            server.nomination == Some(nomination.serial) && server.incarnation == nomination.incarnation
-        })
+        let ours = |server: &ServerMember| server.incarnation == nomination.incarnation;
+        let votes = |server: &ServerMember| self.voters().any(|voter| voter.id == server.id);
+        let servers = || self.members.iter().filter_map(ServerMember::of).filter(ours);
+        servers()
+            .find(|server| server.nomination == Some(nomination.serial))
+            .or_else(|| servers().find(votes))
     }
 }
