@@ -59,7 +59,7 @@ impl SnapshotStore {
     ///
     /// # Errors
     /// When the folder cannot be created.
-    #[cfg(any(test, feature = "fuzz"))]
+    #[cfg(test)]
     pub(super) fn in_folder(folder: &Path) -> anyhow::Result<Self> {
         Self::on(Arc::new(crate::host::disk::HostDisk), folder)
     }
