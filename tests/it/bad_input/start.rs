@@ -64,8 +64,8 @@ fn an_agent_refuses_bad_flags_and_files_with_the_reason_and_a_hint() {
         ),
         (r#"{"ports": {"http": "many"}}"#, 2, &["ports.http: a whole number is expected"]),
         (r#"{"encrypt": "c2VjcmV0"}"#, 2, &["encrypt is not supported"]),
-        (r#"{"service": {"name": "web", "prot": 80}}"#, 1, &["service \"web\"", "unknown field \"prot\""]),
-        (r#"{"check": {"name": "c", "ttl": "soon"}}"#, 1, &["check \"c\""]),
+        (r#"{"service": {"name": "web", "prot": 80}}"#, 2, &["service \"web\"", "unknown field \"prot\""]),
+        (r#"{"check": {"name": "c", "ttl": "soon"}}"#, 2, &["check \"c\""]),
     ] {
         fs::write(&file, text).unwrap();
         let mut words = words.to_vec();
