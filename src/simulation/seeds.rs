@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 /// One history in so many is fresh in a run of a fixed number: enough to find something new over many runs, and few
 /// enough that a run which fails mostly fails again.
-const FRESH_ONE_IN: u64 = 10;
+const FRESH_ONE_IN: u64 = 50;
 
 /// The histories of one run of one kind.
 pub(super) enum Seeds {
