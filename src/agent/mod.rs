@@ -22,6 +22,8 @@ mod servers;
 mod simulation;
 mod start;
 mod storage_check;
+#[cfg(test)]
+mod testing;
 
 use std::net::SocketAddr;
 use std::sync::Arc;

@@ -87,7 +87,7 @@ mod tests {
 
     fn read(file: &Path) -> anyhow::Result<Settings> {
         let flags = Fragment { dev: Some(true), ..Fragment::default() };
-        let read = || Settings::check(read_paths(&[file.to_owned()])?.merge(flags), "m1");
+        let read = || Settings::check(read_paths(&[file.to_owned()], None)?.merge(flags), "m1");
         read().map_err(|error| advise_if_none(error, "see `--help`"))
     }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use clap::ArgAction;
 
 use super::{EXIT_FINE, Output, Usage, block_on, logging, signals};
-use crate::agent::config::{Fragment, Settings, Source, read_paths};
+use crate::agent::config::{Dialect, Fragment, Settings, Source, parse_file, read_paths};
 use crate::agent::{Agent, Birth};
 use crate::hint::advise_if_none;
 use crate::model::duration;
@@ -33,12 +33,18 @@ pub(crate) struct Args {
     /// Create a cluster when this many servers see each other.
     #[arg(long, allow_hyphen_values = true)]
     bootstrap_expect: Option<i64>,
-    /// Folder of `*.json` configuration files; may be repeated.
+    /// Folder of `*.json` and `*.hcl` configuration files; may be repeated.
     #[arg(long, env = "COREDISCOVER_CONFIG_DIR")]
     config_dir: Vec<PathBuf>,
     /// Configuration file; may be repeated.
     #[arg(long)]
     config_file: Vec<PathBuf>,
+    /// Dialect of configuration files that are named one by one, whatever they are called.
+    #[arg(long, value_name = "hcl|json", value_enum, hide_possible_values = true)]
+    config_format: Option<ConfigFormat>,
+    /// A piece of configuration in HCL, over the files; may be repeated.
+    #[arg(long, value_name = "HCL")]
+    hcl: Vec<String>,
     /// Folder for state.
     #[arg(long)]
     data_dir: Option<PathBuf>,
@@ -177,10 +183,30 @@ impl Args {
     pub(super) fn settings(self, decided: Fragment) -> anyhow::Result<Settings> {
         let paths: Vec<PathBuf> = self.config_file.iter().chain(&self.config_dir).cloned().collect();
         let read = || {
-            let merged = read_paths(&paths)?.merge(self.fragment()?).merge(decided);
+            let mut merged = read_paths(&paths, self.config_format.map(Dialect::from))?;
+            for text in &self.hcl {
+                merged = merged.merge(parse_file("-hcl", Dialect::Hcl, text)?);
+            }
+            let merged = merged.merge(self.fragment()?).merge(decided);
             Settings::check(merged, &crate::host::name()?)
         };
         read().map_err(|error| advise_if_none(error, CONFIGURATION_ADVICE))
+    }
+}
+
+/// The value of `-config-format`.
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+enum ConfigFormat {
+    Hcl,
+    Json,
+}
+
+impl From<ConfigFormat> for Dialect {
+    fn from(format: ConfigFormat) -> Self {
+        match format {
+            ConfigFormat::Hcl => Self::Hcl,
+            ConfigFormat::Json => Self::Json,
+        }
     }
 }
 

@@ -22,6 +22,7 @@ pub type Target = fn(&[u8]);
 pub const TARGETS: &[(&str, Target)] = &[
     ("claims", machines::claims),
     ("config_file", texts::config_file),
+    ("config_hcl", texts::config_hcl),
     ("dns_message", crate::agent::dns::fuzz::message),
     ("etcd_v2", machines::etcd_v2),
     ("gossip", machines::gossip),

@@ -23,6 +23,11 @@ pub(super) fn of(target: &str) -> Vec<(String, Vec<u8>)> {
             r#"{"node_meta": {"a": "b"}, "service": {"name": "web", "port": 80, "check": {"ttl": "10s"}}}"#,
             r#"{"services": [{"name": "a"}], "checks": [{"name": "c", "tcp": "127.0.0.1:1", "interval": "1s"}]}"#,
         ]),
+        "config_hcl" => texts(&[
+            "server = true\nbootstrap_expect = 3 # first\nretry_join = [\"10.0.0.1\",]\nports { dns = 53, http = -1 }\n",
+            "services { name = \"web\" check { ttl = \"10s\" } }\nservices { name = \"db\" port = 0x50 }\n",
+            "node_meta { \"a\" = <<-END\n  one\n  END\n}\n/* \"${x}\" */ datacenter = \"\\u0061${b[\"c\"]}\" // dc\n",
+        ]),
         "dns_message" => questions(),
         "etcd_v2" => etcd_answers(),
         "gossip" => gossip(),

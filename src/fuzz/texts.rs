@@ -1,11 +1,12 @@
 //! What people and their programs write: bodies of requests, filters, configuration, user-data.
 
-use crate::agent::config::parse_file;
+use crate::agent::config::{Dialect, parse_file};
 use crate::model::api::filter::{self, Filter};
 use crate::model::api::{agent, catalog, decode_check, decode_service, json, syntax};
 use crate::model::catalog::{Catalog, Command};
 use crate::model::dns::Name;
 use crate::model::duration;
+use crate::model::hcl;
 use crate::model::provision::lint::{self, Language};
 use crate::model::provision::spec_file;
 
@@ -68,11 +69,21 @@ pub(crate) fn filter_text(text: &str) {
     drop(duration::parse(text));
 }
 
-/// A configuration file of the agent.
+/// A configuration file of the agent, in JSON.
 pub(super) fn config_file(bytes: &[u8]) {
     if let Ok(text) = std::str::from_utf8(bytes) {
-        drop(parse_file("fuzz.json", text));
+        drop(parse_file("fuzz.json", Dialect::Json, text));
     }
+}
+
+/// A configuration file of the agent, in HCL; what is read is what the same in JSON says.
+pub(super) fn config_hcl(bytes: &[u8]) {
+    let Ok(text) = std::str::from_utf8(bytes) else { return };
+    if let Ok(object) = hcl::parse(text) {
+        let json = serde_json::Value::Object(object).to_string();
+        assert!(serde_json::from_str::<serde_json::Value>(&json).is_ok(), "{json}");
+    }
+    drop(parse_file("fuzz.hcl", Dialect::Hcl, text));
 }
 
 /// Files that `lint` is given.

@@ -24,6 +24,11 @@ pub(crate) trait Histories: Sync {
     /// What `cargo test` finds the test by.
     fn name(&self) -> &'static str;
 
+    /// One history in so many of a run is fresh; the others have fixed seeds.
+    fn fresh_one_in(&self) -> u64 {
+        2
+    }
+
     /// What shall happen.
     fn plan(&self, seed: u64) -> Vec<Self::Step>;
 
@@ -41,7 +46,7 @@ struct Failure {
 /// Plays `count` histories, or what the environment asks for (see [`crate::simulation`]).
 #[track_caller]
 pub(crate) fn explore<H: Histories>(kind: &H, count: u64) {
-    let seeds = Seeds::of_environment(count);
+    let seeds = Seeds::of_environment(count, kind.fresh_one_in());
     let begin = Instant::now();
     let (next, failed, found) = (AtomicU64::new(0), AtomicBool::new(false), Mutex::new(None::<Failure>));
     let threads = std::thread::available_parallelism().map_or(1, usize::from);

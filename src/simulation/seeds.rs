@@ -4,10 +4,6 @@ use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher as _, Hasher as _};
 use std::time::{Duration, Instant};
 
-/// One history in so many is fresh in a run of a fixed number: enough to find something new over many runs, and few
-/// enough that a run which fails mostly fails again.
-const FRESH_ONE_IN: u64 = 50;
-
 /// The histories of one run of one kind.
 pub(super) enum Seeds {
     /// Play this one again.
@@ -19,9 +15,8 @@ pub(super) enum Seeds {
 }
 
 impl Seeds {
-    /// What the environment asks for; `count` if it asks for nothing, of which one in [`FRESH_ONE_IN`] is
-    /// fresh.
-    pub(super) fn of_environment(count: u64) -> Self {
+    /// What the environment asks for; `count` if it asks for nothing, of which one in `fresh_one_in` is fresh.
+    pub(super) fn of_environment(count: u64, fresh_one_in: u64) -> Self {
         let number = |name: &str| {
             std::env::var(name)
                 .ok()
@@ -36,7 +31,7 @@ impl Seeds {
             return Self::Until { base, end: Instant::now() + Duration::from_mins(minutes) };
         }
         let count = (count * number("CDSIM_PERCENT").unwrap_or(100)).div_ceil(100);
-        let fresh = count / FRESH_ONE_IN;
+        let fresh = count / fresh_one_in;
         Self::Counted { fixed: count - fresh, base, fresh }
     }
 

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -11,6 +11,7 @@ use tokio::sync::watch;
 
 use super::http::HttpProbes;
 use crate::agent::handle::{ProbeBoard, ProbeOrder, ProbeOrders};
+use crate::agent::testing::poll;
 use crate::model::catalog::Status;
 use crate::model::health::{CheckDefinition, CheckKind};
 use crate::tasks::{Spawner, Tasks};
@@ -56,12 +57,8 @@ impl ProbeBoard for Board {
     }
 }
 
-async fn until(what: &str, mut probe: impl FnMut() -> bool) {
-    let end = Instant::now() + Duration::from_secs(10);
-    while !probe() {
-        assert!(Instant::now() < end, "not within 10 s: {what}");
-        tokio::time::sleep(Duration::from_millis(2)).await;
-    }
+async fn until(what: &str, probe: impl FnMut() -> bool) {
+    poll(Duration::from_secs(10), what, probe).await;
 }
 
 fn definition(kind: CheckKind) -> CheckDefinition {

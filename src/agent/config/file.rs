@@ -1,4 +1,4 @@
-//! JSON configuration files with Consul's keys: strict about names, tolerant about types.
+//! Configuration files with Consul's keys: strict about names, tolerant about types.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -7,8 +7,8 @@ use anyhow::{Context as _, bail};
 use serde_json::{Map, Value};
 
 use super::Definition;
+use super::dialect::Dialect;
 use super::fragment::Fragment;
-use crate::hint::{WithHint as _, fault};
 use crate::model::duration;
 
 /// Largest configuration file that is read, in bytes: a guard against the wrong path (a log, a device).
@@ -62,19 +62,20 @@ const IGNORED_KEYS: &[&str] = &[
     "xds",
 ];
 
-/// Reads files, and the `*.json` files of folders in alphabetical order, each over the one before.
+/// Reads files, and the `*.json` and `*.hcl` files of folders in alphabetical order, each over the one before. Files with other
+/// names are in `dialect`, JSON if none is said.
 ///
 /// # Errors
 /// Names the file and what is wrong in it.
-pub fn read_paths(paths: &[PathBuf]) -> anyhow::Result<Fragment> {
+pub fn read_paths(paths: &[PathBuf], dialect: Option<Dialect>) -> anyhow::Result<Fragment> {
     let mut merged = Fragment::default();
     for path in paths {
         if path.is_dir() {
             for file in files_of(path)? {
-                merged = merged.merge(read_file(&file)?);
+                merged = merged.merge(read_file(&file, None)?);
             }
         } else {
-            merged = merged.merge(read_file(path)?);
+            merged = merged.merge(read_file(path, dialect)?);
         }
     }
     Ok(merged)
@@ -86,42 +87,30 @@ fn files_of(folder: &Path) -> anyhow::Result<Vec<PathBuf>> {
         std::fs::read_dir(folder).with_context(|| format!("cannot read the folder {}", folder.display()))?
     {
         let path = entry.with_context(|| format!("cannot read the folder {}", folder.display()))?.path();
-        match path.extension().and_then(|extension| extension.to_str()) {
-            Some("json") => files.push(path),
-            Some("hcl") => {
-                return Err(fault(
-                    format!("{} is HCL, which this version does not read", path.display()),
-                    "write it as JSON; the keys are the same",
-                ));
-            }
-            _ => {}
+        if Dialect::of(&path).is_some() {
+            files.push(path);
         }
     }
     files.sort();
     Ok(files)
 }
 
-fn read_file(path: &Path) -> anyhow::Result<Fragment> {
+fn read_file(path: &Path, dialect: Option<Dialect>) -> anyhow::Result<Fragment> {
     let size = std::fs::metadata(path).with_context(|| format!("cannot read {}", path.display()))?.len();
     if size > FILE_BYTES_MAX {
         bail!("{} has {size} bytes; a configuration file may have {FILE_BYTES_MAX}", path.display());
     }
     let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
-    parse_file(&path.display().to_string(), &text)
+    let dialect = dialect.or(Dialect::of(path)).unwrap_or(Dialect::Json);
+    parse_file(&path.display().to_string(), dialect, &text)
 }
 
 /// Parses the text of the file `name`.
 ///
 /// # Errors
 /// Consul's texts: `failed to parse FILE: 1 error occurred: …`.
-pub fn parse_file(name: &str, text: &str) -> anyhow::Result<Fragment> {
-    if text.trim().is_empty() {
-        return Ok(Fragment::default());
-    }
-    let value: Value = serde_json::from_str(text)
-        .with_context(|| format!("failed to parse {name}"))
-        .hint("configuration files are JSON objects with Consul's keys")?;
-    let Value::Object(map) = value else { bail!("failed to parse {name}: a JSON object is expected") };
+pub fn parse_file(name: &str, dialect: Dialect, text: &str) -> anyhow::Result<Fragment> {
+    let map = dialect.read(name, text)?;
     let mut reader = Reader { file: name, fragment: Fragment::default(), errors: Vec::new() };
     for (key, value) in &map {
         reader.top(key, value);

@@ -2,6 +2,7 @@
 //! settings (checked: every later function takes values that cannot be wrong).
 
 mod definition;
+mod dialect;
 mod file;
 mod fragment;
 mod reloadable;
@@ -12,6 +13,7 @@ mod source;
 mod tests;
 
 pub use definition::Definition;
+pub use dialect::Dialect;
 pub use file::{parse_file, read_paths};
 pub use fragment::Fragment;
 pub use settings::{DnsTtl, HttpAddress, Ports, Settings, Soa};

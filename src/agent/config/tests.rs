@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::{Fragment, HttpAddress, Settings, parse_file};
+use super::{Dialect, Fragment, HttpAddress, Settings, parse_file};
 
 fn valid() -> Fragment {
     Fragment {
@@ -59,17 +59,18 @@ fn mistakes_are_told_in_consuls_words() {
 fn files_are_strict_about_names_and_tolerant_about_types() {
     let text = r#"{"ports": {"http": "18500", "dns": -1}, "recursors": "8.8.8.8", "server": "true",
         "dns_config": {"service_ttl": {"web": "5s"}}, "service": {"name": "web"}, "disable_update_check": true}"#;
-    let fragment = parse_file("a.json", text).unwrap();
+    let fragment = parse_file("a.json", Dialect::Json, text).unwrap();
     assert_eq!((fragment.port_http, fragment.port_dns, fragment.server), (Some(18500), Some(-1), Some(true)));
     assert_eq!((fragment.recursors.len(), fragment.services.len(), fragment.warnings.len()), (1, 1, 1));
-    let error = parse_file("a.json", r#"{"foo": 1}"#).unwrap_err();
+    let error = parse_file("a.json", Dialect::Json, r#"{"foo": 1}"#).unwrap_err();
     assert_eq!(error.to_string(), "failed to parse a.json: 1 error occurred:\n\t* invalid config key foo\n");
-    assert!(parse_file("a.json", "{").unwrap_err().to_string().starts_with("hint: "));
+    assert!(parse_file("a.json", Dialect::Json, "{").unwrap_err().to_string().starts_with("hint: "));
 }
 
 #[test]
 fn later_sources_win_and_lists_grow() {
-    let file = parse_file("a.json", r#"{"node_name": "a", "retry_join": ["10.0.0.1"]}"#).unwrap();
+    let file =
+        parse_file("a.json", Dialect::Json, r#"{"node_name": "a", "retry_join": ["10.0.0.1"]}"#).unwrap();
     let flags = Fragment {
         node_name: Some("b".to_owned()),
         retry_join: vec!["10.0.0.2".to_owned()],
@@ -84,14 +85,42 @@ fn limits_are_consuls_and_can_be_changed() {
     let defaults = Settings::check(valid(), "host").unwrap();
     assert_eq!((defaults.http_connections_per_client, defaults.kv_value_bytes), (Some(200), 524_288));
     let text = r#"{"limits": {"http_max_conns_per_client": 5, "kv_max_value_size": 1000, "rpc_rate": 3}}"#;
-    let fragment = parse_file("a.json", text).unwrap();
+    let fragment = parse_file("a.json", Dialect::Json, text).unwrap();
     assert_eq!(fragment.warnings, ["the configuration key limits.rpc_rate has no effect"]);
     let settings = Settings::check(valid().merge(fragment), "host").unwrap();
     assert_eq!((settings.http_connections_per_client, settings.kv_value_bytes), (Some(5), 1000));
-    let off = parse_file("a.json", r#"{"limits": {"http_max_conns_per_client": 0}}"#).unwrap();
+    let off = parse_file("a.json", Dialect::Json, r#"{"limits": {"http_max_conns_per_client": 0}}"#).unwrap();
     assert_eq!(Settings::check(valid().merge(off), "host").unwrap().http_connections_per_client, None);
-    let error = parse_file("a.json", r#"{"limits": {"http_max_cons": 5}}"#).unwrap_err();
+    let error = parse_file("a.json", Dialect::Json, r#"{"limits": {"http_max_cons": 5}}"#).unwrap_err();
     assert!(error.to_string().contains("invalid config key limits.http_max_cons"), "{error:#}");
     let large = Fragment { limits_kv_max_value_size: Some(5 << 20), ..Fragment::default() };
     refused(large, "limits.kv_max_value_size cannot be 5242880");
+}
+
+#[test]
+fn hcl_says_what_json_says() {
+    let hcl = r#"
+        server = true
+        node_name = "a"
+        ports { dns = "53" }
+        dns_config { soa { min_ttl = 3 } }
+        service {
+          name = "web"
+          checks { id = "up" ttl = "10s" }
+        }
+        service { name = "db" }
+    "#;
+    let json = r#"{"server": true, "node_name": "a", "ports": {"dns": "53"}, "dns_config": {"soa": {"min_ttl": 3}},
+        "services": [{"name": "web", "checks": [{"id": "up", "ttl": "10s"}]}, {"name": "db"}]}"#;
+    let read = |dialect, text| parse_file("a", dialect, text).unwrap();
+    let fragment = read(Dialect::Hcl, hcl);
+    assert_eq!(fragment, read(Dialect::Json, json));
+    assert_eq!(fragment.services[0].service().unwrap().checks.len(), 1);
+}
+
+#[test]
+fn mistakes_in_hcl_are_told_with_file_and_place() {
+    let told = |text| format!("{:#}", parse_file("a.hcl", Dialect::Hcl, text).unwrap_err());
+    assert!(told("server = yes").contains("failed to parse a.hcl: line 1, column 10: `yes` is not a value"));
+    assert!(told("srever = true").contains("invalid config key srever"), "{}", told("srever = true"));
 }

@@ -10,12 +10,12 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::sync::watch;
-use tokio::time::Instant;
 
 use super::{Settings, follow_dead_nodes, start};
 use crate::agent::handle::{
     Consensus, ConsensusStatus, Freshness, KvRead, NoLeader, ProposeError, ReadMode, Replica,
 };
+use crate::agent::testing::poll;
 use crate::model::catalog::{
     Catalog, Command, Condition, Deregistration, KvAnswer, KvDelete, KvWrite, Reply, SERF_HEALTH, Status,
 };
@@ -104,12 +104,8 @@ fn server() -> Server {
     Server { machine, members: sender, leading, tasks }
 }
 
-async fn until(what: &str, mut probe: impl FnMut() -> bool) {
-    let end = Instant::now() + Duration::from_secs(2);
-    while !probe() {
-        assert!(Instant::now() < end, "not within 2 s: {what}");
-        tokio::time::sleep(Duration::from_millis(2)).await;
-    }
+async fn until(what: &str, probe: impl FnMut() -> bool) {
+    poll(Duration::from_secs(2), what, probe).await;
 }
 
 #[tokio::test(start_paused = true)]

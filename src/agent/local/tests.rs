@@ -8,13 +8,13 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use parking_lot::Mutex;
-use tokio::time::Instant;
 
 use super::{ConfiguredCheck, LocalState, Settings};
 use crate::agent::handle::{
     Consensus, ConsensusStatus, Freshness, KvRead, Local, LocalError, Maintenance, NoLeader, ProbeBoard,
     ProposeError, ReadMode, Replica,
 };
+use crate::agent::testing::poll;
 use crate::model::catalog::{
     Catalog, Command, Deregistration, KvAnswer, Registration, Reply, Service, Status,
 };
@@ -124,12 +124,8 @@ impl Agent {
     }
 }
 
-async fn until(what: &str, mut probe: impl FnMut() -> bool) {
-    let end = Instant::now() + Duration::from_secs(10);
-    while !probe() {
-        assert!(Instant::now() < end, "not within 10 s: {what}");
-        tokio::time::sleep(Duration::from_millis(2)).await;
-    }
+async fn until(what: &str, probe: impl FnMut() -> bool) {
+    poll(Duration::from_secs(10), what, probe).await;
 }
 
 fn service(id: &str, checks: Vec<CheckRegistration>) -> ServiceRegistration {

@@ -10,7 +10,6 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, watch};
-use tokio::time::Instant;
 
 use super::{Client, Settings};
 use crate::agent::handle::{Consensus as _, Freshness, ProposeError, ReadMode, Replica};
@@ -18,6 +17,7 @@ use crate::agent::rpc::messages::{FollowEvent, FollowQuestion, ProposeAnswer, Re
 use crate::agent::rpc::{
     Answer, Handler, Hello, Identity, Listener, Method, RemoteError, Request, Router, decode, encode,
 };
+use crate::agent::testing::poll;
 use crate::model::catalog::{Catalog, CatalogError, Command, Depth, NodeRegistration, Registration, Reply};
 use crate::model::names::ClusterId;
 use crate::tasks::Tasks;
@@ -116,12 +116,8 @@ impl Handler for Stage {
     }
 }
 
-async fn until(what: &str, mut look: impl FnMut() -> bool) {
-    let deadline = Instant::now() + WAIT;
-    while !look() {
-        assert!(Instant::now() < deadline, "not within {WAIT:?}: {what}");
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+async fn until(what: &str, look: impl FnMut() -> bool) {
+    poll(WAIT, what, look).await;
 }
 
 fn open(

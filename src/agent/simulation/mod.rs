@@ -53,6 +53,10 @@ impl Histories for Clusters {
         "clusters_"
     }
 
+    fn fresh_one_in(&self) -> u64 {
+        20
+    }
+
     fn plan(&self, seed: u64) -> Vec<Step> {
         plan::plan(seed)
     }

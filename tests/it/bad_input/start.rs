@@ -77,9 +77,11 @@ fn an_agent_refuses_bad_flags_and_files_with_the_reason_and_a_hint() {
     let large = File::create(&file).unwrap();
     large.set_len(1 << 30).unwrap();
     with(&["-config-file", &named], 2, &[&named, "1073741824 bytes"]);
-    fs::write(folder.path().join("agent.hcl"), "server = true").unwrap();
+    fs::write(folder.path().join("agent.hcl"), "server = true\nports {\n  dns = nought\n}\n").unwrap();
     fs::remove_file(&file).unwrap();
-    with(&["-config-dir", &folder.path().display().to_string()], 2, &["agent.hcl", "JSON"]);
+    let named = folder.path().display().to_string();
+    with(&["-config-dir", &named], 2, &["agent.hcl", "line 3, column 9: `nought` is not a value", "hint: "]);
+    with(&["-hcl", "server = = 1"], 2, &["-hcl", "line 1, column 10"]);
 }
 
 #[test]
