@@ -3,12 +3,14 @@
 TARGET  := x86_64-unknown-linux-gnu
 RELEASE := target/$(TARGET)/release/corediscover
 IMAGE   := corediscover:latest
+# A blank machine in a container, for tests/cluster and Vagrant's docker provider.
+NODE_IMAGE := corediscover-node
 # One static file of at most 20 MB: what goes into a FROM scratch image and onto machines by curl.
 BINARY_BYTES_MAX := 20000000
 # program:Debian package. A package with `-` behind it is not installed: libvirt would come with vagrant otherwise.
 BUILD_TOOLS := cc:gcc make:make protoc:protobuf-compiler
 TEST_TOOLS  := etcd:etcd-server etcdctl:etcd-client dig:dnsutils busybox:busybox-static docker:docker.io systemd-analyze:systemd bash:bash dash:dash ip:iproute2 faketime:faketime mkfs.ext4:e2fsprogs \
-  cloud-init:cloud-init ignition-validate:ignition vagrant:vagrant vagrant:vagrant-libvirt- ruby:ruby docker-compose:docker-compose unshare:util-linux
+  mmdebstrap:mmdebstrap cloud-init:cloud-init ignition-validate:ignition vagrant:vagrant vagrant:vagrant-libvirt- ruby:ruby docker-compose:docker-compose unshare:util-linux
 FUZZ_TOOLS  := c++:g++
 # All of them, or `make fuzz TARGET=dns_message`.
 FUZZ_TARGETS = $(if $(filter command,$(firstword $(origin TARGET))),$(TARGET),$(basename $(notdir $(wildcard fuzz/targets/*.rs))))
@@ -18,7 +20,7 @@ BENCH_TOOLS := dnsperf:dnsperf knotd:knot unbound:unbound etcd:etcd-server
 # Tests whose names begin so are simulations.
 SIMULATIONS := births_ clusters_
 
-.PHONY: up build test simulate simulate-mutants lint fmt deny release image regenerate bench fuzz build-tools test-tools bench-tools fuzz-tools soak
+.PHONY: up build test test-cluster node-image simulate simulate-mutants lint fmt deny release image regenerate bench fuzz build-tools test-tools bench-tools fuzz-tools soak
 
 up: build
 	@target/debug/corediscover up $(ARGS)
@@ -26,8 +28,15 @@ up: build
 build: build-tools
 	cargo build --locked
 
-test: test-tools image
+test: test-tools image node-image
 	cargo test --locked $(ARGS)
+
+# Only clusters of three machines, each with systemd, Docker and etcd. ARGS='--nocapture' tells how long each step took.
+test-cluster: test-tools release node-image
+	cargo test --locked --test cluster -- $(ARGS)
+
+node-image: test-tools
+	tests/cluster/node/build $(NODE_IMAGE)
 
 # Only the simulations. ARGS='--nocapture' and the environment (src/simulation/mod.rs) go through to them.
 simulate: build-tools

@@ -10,10 +10,9 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
+pub(crate) use super::PATIENCE;
 use super::{Running, bare_command, binary, corediscover, eventually, loopback};
 
-/// How long anything may take on a busy machine before a test fails.
-pub(crate) const PATIENCE: Duration = Duration::from_mins(2);
 /// How long one HTTP request may take.
 const REQUEST_WAIT: Duration = Duration::from_secs(15);
 

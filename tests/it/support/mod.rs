@@ -8,37 +8,22 @@ pub(crate) mod etcd_proxy;
 pub(crate) mod machine;
 pub(crate) mod netns;
 pub(crate) mod resolver;
+mod wait;
 mod wire;
 
+pub(crate) use wait::{PATIENCE, eventually, tell_failures_at_once};
 pub(crate) use wire::Link;
 
-use std::io::Write as _;
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
-use std::sync::Once;
 use std::sync::atomic::{AtomicU16, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// The binary under test.
 pub(crate) fn binary() -> PathBuf {
     tell_failures_at_once();
     PathBuf::from(env!("CARGO_BIN_EXE_corediscover"))
-}
-
-/// Panics are told past the capture of `cargo test` too: who reads the record of a run that was cut off sees why.
-fn tell_failures_at_once() {
-    static ONCE: Once = Once::new();
-    ONCE.call_once(|| {
-        let usual = std::panic::take_hook();
-        std::panic::set_hook(Box::new(move |panic| {
-            let test = std::thread::current().name().unwrap_or("a thread").to_owned();
-            let line = format!("{test}: {panic}").replace('\n', " ");
-            // There is nowhere to tell that this failed.
-            drop(writeln!(std::io::stderr().lock(), "{line}"));
-            usual(panic);
-        }));
-    });
 }
 
 /// A command of the binary under test, with a clean environment but for PATH.
@@ -113,19 +98,5 @@ impl Drop for Running {
         // Both fail only when the process has ended already, which is what is wanted.
         drop(self.child.kill());
         drop(self.child.wait());
-    }
-}
-
-/// Polls `probe` until it gives a value; panics with `what` after `deadline`.
-#[track_caller]
-pub(crate) fn eventually<T>(deadline: Duration, what: &str, mut probe: impl FnMut() -> Option<T>) -> T {
-    let end = Instant::now() + deadline;
-    loop {
-        if let Some(value) = probe() {
-            return value;
-        }
-        assert!(Instant::now() < end, "not within {deadline:?}: {what}");
-        // Polling interval, not a wait for something to have happened.
-        std::thread::park_timeout(Duration::from_millis(20));
     }
 }

@@ -1,0 +1,91 @@
+//! `vagrant up` with what `corediscover vagrant` wrote, by the provider that needs no virtual machine.
+
+use std::fs;
+use std::process::{Command, Output};
+
+use tempfile::TempDir;
+
+use crate::released::{binary, corediscover};
+use crate::wait::{PATIENCE, eventually, tell_failures_at_once};
+
+/// A folder with the Vagrantfile; its machines are destroyed when the test ends, however it ends.
+struct Desk {
+    folder: TempDir,
+    home: TempDir,
+}
+
+impl Desk {
+    fn new() -> Self {
+        let desk = Self { folder: tempfile::tempdir().unwrap(), home: tempfile::tempdir().unwrap() };
+        corediscover(&["vagrant", "--out", &desk.folder.path().display().to_string()]);
+        fs::copy(binary(), desk.folder.path().join("corediscover")).unwrap();
+        desk
+    }
+
+    fn vagrant(&self, arguments: &[&str]) -> Output {
+        Command::new("vagrant")
+            .args(arguments)
+            .current_dir(self.folder.path())
+            .env("VAGRANT_HOME", self.home.path())
+            .env("VAGRANT_CHECKPOINT_DISABLE", "1")
+            .env("COREDISCOVER_IMAGE", "corediscover-node")
+            .output()
+            .expect("vagrant is installed (Debian's package vagrant)")
+    }
+
+    #[track_caller]
+    fn run(&self, arguments: &[&str]) -> String {
+        let output = self.vagrant(arguments);
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "vagrant {}: {errors}\n{text}", arguments.join(" "));
+        text
+    }
+
+    /// Runs a command on a machine until it ends well and prints what `wanted` accepts.
+    #[track_caller]
+    fn until(&self, machine: &str, command: &str, wanted: impl Fn(&str) -> bool) -> String {
+        eventually(PATIENCE, &format!("{machine}: {command}"), || {
+            let output = self.vagrant(&["ssh", machine, "-c", command]);
+            let text = String::from_utf8_lossy(&output.stdout).into_owned();
+            (output.status.success() && wanted(&text)).then_some(text)
+        })
+    }
+}
+
+impl Drop for Desk {
+    fn drop(&mut self) {
+        // Says what it could not do, and there is nothing more to do about that.
+        drop(self.vagrant(&["destroy", "--force"]));
+    }
+}
+
+/// Rows of `corediscover members` whose machine is alive.
+fn alive(text: &str) -> usize {
+    text.lines().filter(|line| line.split_whitespace().any(|word| word == "alive")).count()
+}
+
+#[test]
+fn vagrant_up_makes_a_cluster_that_is_there_again_after_halt_and_up_and_gone_after_destroy() {
+    tell_failures_at_once();
+    let desk = Desk::new();
+    desk.run(&["up", "--provider=docker"]);
+    let members = "/opt/bin/corediscover members";
+    for machine in ["host-1", "host-2", "host-3"] {
+        desk.until(machine, members, |text| alive(text) == 3);
+    }
+    desk.until("host-3", "getent ahostsv4 consul.service.consul", |text| {
+        ["172.28.128.3", "172.28.128.4", "172.28.128.5"].iter().all(|address| text.contains(address))
+    });
+    desk.until("host-1", "/opt/bin/corediscover kv put greeting hello", |_| true);
+
+    desk.run(&["halt"]);
+    desk.run(&["up"]);
+    desk.until("host-2", members, |text| alive(text) == 3);
+    let kept = desk.until("host-2", "/opt/bin/corediscover kv get greeting", |_| true);
+    assert_eq!(kept.trim(), "hello");
+
+    desk.run(&["destroy", "--force"]);
+    let status = desk.run(&["status", "--machine-readable"]);
+    assert_eq!(status.matches(",state,not_created").count(), 3, "{status}");
+}
