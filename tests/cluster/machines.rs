@@ -8,6 +8,8 @@ use std::path::Path;
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
+use corediscover::host::files::{MODE_PUBLIC, write_atomic};
+
 use crate::docker::docker;
 use crate::wait::eventually;
 
@@ -51,11 +53,6 @@ impl Network {
         let name = format!("cd-cluster-{}-{third}", std::process::id());
         docker(&["network", "create", "--internal", "--subnet", &format!("{prefix}.0/24"), &name]);
         Self { name, prefix }
-    }
-
-    /// The host's own address in it, where the machines reach what the host serves.
-    pub(crate) fn host(&self) -> String {
-        format!("{}.1", self.prefix)
     }
 
     /// The address of machine `number`, counted from 1: as in the clusters that we replace, host-1 is .3.
@@ -277,7 +274,7 @@ impl Drop for Machine {
 fn put(root: &Path, path: &str, text: &str) {
     let path = root.join(path);
     fs::create_dir_all(path.parent().unwrap()).unwrap();
-    fs::write(path, text).unwrap();
+    write_atomic(&path, text.as_bytes(), MODE_PUBLIC).unwrap();
 }
 
 /// Runs a command with this input; it must end well.

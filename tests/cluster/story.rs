@@ -132,6 +132,7 @@ impl<'a> Asking<'a> {
     }
 }
 
+#[allow(clippy::print_stdout, reason = "how long it took is what whoever runs this wants to know")]
 fn told(what: &str, since: Instant) {
     println!("{what}: {:.1} s", since.elapsed().as_secs_f64());
 }
