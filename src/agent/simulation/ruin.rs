@@ -78,7 +78,7 @@ impl World {
                     return Some(format!("{} founded {successor}", machine.name));
                 }
                 Ok(Err(OrderError::Refused(why))) if why != ENDS => {
-                    told.push(format!("{}: {why}", machine.name))
+                    told.push(format!("{}: {why}", machine.name));
                 }
                 _ => {
                     let name = machine.name.clone();

@@ -329,7 +329,7 @@ fn check_key(done: &[Done], key: &str, truth: &Truth) {
             truth.lines_since(one.cluster.as_ref()).map(|line| KeyHistory::of(key, line, done)).collect()
         });
         let mut floors = histories.iter().map(|history| history.floor(one.asked));
-        let fresh = histories.iter().any(|history| history.shows(value, *mode, one.asked));
+        let fresh = histories.iter().any(|history| history.shows(value.as_ref(), *mode, one.asked));
         assert!(
             fresh,
             "a read shows what was not there (or no longer, at index {:?}): {one:?}",
@@ -367,12 +367,12 @@ impl KeyHistory {
     }
 
     /// Whether a read that was asked then may show this.
-    fn shows(&self, value: &Option<Bytes>, mode: ReadMode, asked: Instant) -> bool {
+    fn shows(&self, value: Option<&Bytes>, mode: ReadMode, asked: Instant) -> bool {
         let floor = self.floor(asked);
         let mut ends = self.values.iter().skip(1).map(|(since, _)| *since).chain([u64::MAX]);
         self.values.iter().any(|(_, was)| {
             let end = ends.next().unwrap_or(u64::MAX);
-            was == value && (end > floor || mode == ReadMode::Stale)
+            was.as_ref() == value && (end > floor || mode == ReadMode::Stale)
         })
     }
 }
