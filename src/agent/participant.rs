@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::birth::{self, Decided};
 use super::config::Settings;
-use super::consensus::{Peer, Server};
+use super::consensus::{self, Peer, Server};
 use super::handle::{Replica, Topic};
 use super::members::{self, ServerPart, TagSource};
 use super::membership::{self, BoundGossip, Gossip};
@@ -112,6 +112,11 @@ impl Participant {
     pub(super) async fn start(&self, bound: Bound) -> anyhow::Result<Participation> {
         let Bound { rpc, gossip } = bound;
         let rpc_address = rpc.as_ref().map(rpc::Listener::address).transpose()?;
+        if let (Some(address), Some(data)) = (rpc_address, &self.settings.data_dir) {
+            let here = SocketAddr::new(self.settings.advertise, address.port());
+            // Before anybody hears of this machine.
+            consensus::refuse_copy(&*self.site.disk, data, here, &self.identity, &self.spawner).await?;
+        }
         let tags = self.tag_source(rpc_address);
         let gossip = self.start_gossip(gossip, &tags)?;
         let machine = Machine {

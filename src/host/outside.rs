@@ -41,3 +41,19 @@ pub async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'stat
     }
     tokio::task::spawn_blocking(work).await.context("work on another thread has failed")
 }
+
+/// As [`blocking`], for work with steps that wait.
+///
+/// # Errors
+/// When the work panicked.
+pub async fn blocking_steps<T: Send + 'static>(
+    work: impl Future<Output = T> + Send + 'static,
+) -> anyhow::Result<T> {
+    #[cfg(test)]
+    if crate::simulation::running::is_on() {
+        return Ok(work.await);
+    }
+    let runtime = tokio::runtime::Handle::current();
+    let done = tokio::task::spawn_blocking(move || runtime.block_on(work));
+    done.await.context("work on another thread has failed")
+}

@@ -26,6 +26,8 @@ pub(crate) enum Mutant {
     RetiredTakenIn,
     /// A server is added where it should take the place of another, which goes on being dead.
     AddedInsteadOfReplaced,
+    /// A dead server is removed first, and then another is added: two changes instead of one.
+    RemovedBeforeReplaced,
 }
 
 thread_local! {

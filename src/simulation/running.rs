@@ -14,6 +14,8 @@ use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
 use super::chance::Chance;
+use crate::model::catalog::Catalog;
+use crate::model::names::ClusterId;
 
 /// An entry of the log as a machine has applied it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -22,12 +24,35 @@ pub(crate) struct Applied {
     pub(crate) process: u64,
     pub(crate) index: u64,
     pub(crate) term: u64,
+    /// The cluster that the state machine is of; none before its birth.
+    pub(crate) cluster: Option<ClusterId>,
     /// Which state machine of that process: one that becomes a server again has another.
     pub(crate) machine: u64,
     /// The command; none for an entry of raft's own.
     pub(crate) command: Option<Bytes>,
     /// The voters of each half of a changed configuration of raft.
     pub(crate) voters: Option<Vec<BTreeSet<u64>>>,
+}
+
+/// The first state of a successor, made ready after a quorum was lost for good.
+#[derive(Debug, Clone)]
+pub(crate) struct Founded {
+    /// The raft id of its first server.
+    pub(crate) founder: u64,
+    pub(crate) catalog: Catalog,
+    /// The last entry of the founder's log.
+    pub(crate) last: u64,
+    /// Up to where the founder had a snapshot of what was committed.
+    pub(crate) from: u64,
+    /// Its entries after that, committed or not: index, term, command.
+    pub(crate) tail: Vec<(u64, u64, Option<Bytes>)>,
+}
+
+/// What happened to what machines agree on.
+#[derive(Debug, Clone)]
+pub(crate) enum Seen {
+    Applied(Applied),
+    Founded(Box<Founded>),
 }
 
 /// 2023-11-14, when all histories begin, in seconds since 1970.
@@ -37,8 +62,8 @@ struct Running {
     chance: Chance,
     /// Of all that happened.
     hash: DefaultHasher,
-    /// What was applied since somebody looked.
-    applied: Vec<Applied>,
+    /// What was applied and founded since somebody looked.
+    seen: Vec<Seen>,
     /// Tasks that raft started, by the process that it runs in.
     tasks: BTreeMap<u64, Vec<AbortHandle>>,
     begun: Instant,
@@ -69,7 +94,7 @@ pub(crate) fn begin(seed: u64) -> Guard {
     let running = Running {
         chance: Chance::new(seed),
         hash: DefaultHasher::new(),
-        applied: Vec::new(),
+        seen: Vec::new(),
         tasks: BTreeMap::new(),
         begun: Instant::now(),
         wall_errors: BTreeMap::new(),
@@ -101,6 +126,7 @@ pub(crate) fn note(what: impl Hash) {
 /// Notes an applied entry.
 pub(crate) fn applied(
     machine: u64,
+    cluster: Option<ClusterId>,
     (index, term): (u64, u64),
     command: Option<Bytes>,
     voters: Option<Vec<BTreeSet<u64>>>,
@@ -108,8 +134,14 @@ pub(crate) fn applied(
     let Some(process) = process() else { return };
     with(|running| {
         (process, index, term).hash(&mut running.hash);
-        running.applied.push(Applied { process, index, term, machine, command, voters });
+        let applied = Applied { process, index, term, cluster, machine, command, voters };
+        running.seen.push(Seen::Applied(applied));
     });
+}
+
+/// Notes that a successor was made ready.
+pub(crate) fn founded(founded: Founded) {
+    with(|running| running.seen.push(Seen::Founded(Box::new(founded))));
 }
 
 /// A number that no other state machine has.
@@ -130,9 +162,9 @@ pub(crate) fn wall_seconds() -> Option<u64> {
     })
 }
 
-/// What was applied since the last call.
-pub(crate) fn take_applied() -> Vec<Applied> {
-    with(|running| std::mem::take(&mut running.applied)).unwrap_or_default()
+/// What was applied and founded since the last call, in order.
+pub(crate) fn take_seen() -> Vec<Seen> {
+    with(|running| std::mem::take(&mut running.seen)).unwrap_or_default()
 }
 
 /// A number that is the same if and only if the same has happened.

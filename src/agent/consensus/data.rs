@@ -59,10 +59,18 @@ pub(super) fn open_data(settings: &Settings, identity: &Identity) -> anyhow::Res
         identity.adopt(cluster);
     }
     directory.set_owner(identity.node(), cluster)?;
+    if let Err(error) = directory.note_address(settings.peer.address) {
+        // A server must be able to start on a full disk, also at another address.
+        tracing::warn!("where this server is could not be noted: {error:#}");
+    }
     Ok((Some(directory), log, store))
 }
 
-fn open_log(disk: &Arc<dyn Disk>, folder: &Path) -> anyhow::Result<Log> {
+/// Opens the log in a folder that no other process uses.
+///
+/// # Errors
+/// See [`Log::open`].
+pub(super) fn open_log(disk: &Arc<dyn Disk>, folder: &Path) -> anyhow::Result<Log> {
     let settings = LogSettings::in_folder(Arc::clone(disk), folder);
     #[cfg(test)]
     if !disk.threads() {

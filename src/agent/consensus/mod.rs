@@ -33,7 +33,7 @@ mod succession;
 mod tests;
 mod types;
 
-pub use directory::{FOLDER, owner_of};
+pub use directory::{FOLDER, owner_of, refuse_copy};
 pub use server::{Leader, Server, Settings};
 #[cfg(test)]
 pub(crate) use simulated::RaftView;

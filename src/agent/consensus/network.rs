@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -45,6 +45,8 @@ pub(super) struct Channels {
     identity: Arc<Identity>,
     spawner: Spawner,
     known: Mutex<BTreeMap<NodeId, Arc<Channel>>>,
+    /// All channels that anybody holds, also those that are not shared.
+    opened: Mutex<Vec<(NodeId, Weak<Channel>)>>,
     book: Mutex<AddressBook>,
 }
 
@@ -79,13 +81,39 @@ impl AddressBook {
 
 impl Channels {
     pub(super) fn new(identity: Arc<Identity>, spawner: Spawner) -> Arc<Self> {
-        Arc::new(Self { identity, spawner, known: Mutex::default(), book: Mutex::default() })
+        Arc::new(Self {
+            identity,
+            spawner,
+            known: Mutex::default(),
+            opened: Mutex::default(),
+            book: Mutex::default(),
+        })
     }
 
-    /// From now on servers are looked for where `members` have them.
-    pub(super) fn follow(&self, mut members: watch::Receiver<Arc<Vec<Member>>>) {
+    /// From now on servers are looked for where `members` have them; who waits for one that has moved hears at once that
+    /// nobody answers at the old address.
+    pub(super) fn follow(self: &Arc<Self>, mut members: watch::Receiver<Arc<Vec<Member>>>) {
         members.mark_changed();
-        self.book.lock().members = Some(members);
+        self.book.lock().members = Some(members.clone());
+        let this = Arc::clone(self);
+        self.spawner.start_short("addresses of servers", async move {
+            while members.changed().await.is_ok() {
+                this.abandon_old_addresses();
+            }
+        });
+    }
+
+    fn abandon_old_addresses(&self) {
+        self.opened.lock().retain(|(node, channel)| {
+            let Some(channel) = channel.upgrade() else { return false };
+            let address = self.book.lock().find(*node, &self.identity);
+            let moved = address.is_some_and(|address| address != channel.address());
+            if moved {
+                tracing::debug!(from = %channel.address(), to = ?address, "a server has moved");
+                channel.abandon();
+            }
+            !moved
+        });
     }
 
     /// The channel to a server; made anew when its address has changed.
@@ -94,6 +122,7 @@ impl Channels {
         let mut known = self.known.lock();
         let channel = known.entry(node).or_insert_with(|| self.open(node, address));
         if channel.address() != address {
+            channel.abandon();
             *channel = self.open(node, address);
         }
         Arc::clone(channel)
@@ -104,7 +133,12 @@ impl Channels {
     }
 
     fn open(&self, node: NodeId, address: SocketAddr) -> Arc<Channel> {
-        Arc::new(Channel::new(address, Some(node), Arc::clone(&self.identity), self.spawner.clone()))
+        let identity = Arc::clone(&self.identity);
+        let channel = Arc::new(Channel::new(address, Some(node), identity, self.spawner.clone()));
+        let mut opened = self.opened.lock();
+        opened.retain(|(_, channel)| channel.strong_count() > 0);
+        opened.push((node, Arc::downgrade(&channel)));
+        channel
     }
 }
 
@@ -163,6 +197,7 @@ impl Network {
         let Some(own) = &mut self.own else { return self.channels.to(self.target, &self.peer) };
         let address = self.channels.address_of(self.target, &self.peer);
         if own.address() != address {
+            own.abandon();
             *own = self.channels.open(self.target, address);
         }
         Arc::clone(own)

@@ -5,6 +5,7 @@ use openraft::async_runtime::watch::WatchReceiver as _;
 use super::log::{Log, LogSettings};
 use super::server::Server;
 use super::types::NodeId;
+use crate::model::names::ClusterId;
 use crate::simulation::running;
 
 /// Bytes of the first segment: small, so that short histories see several.
@@ -16,6 +17,7 @@ const SEGMENT_BYTES_MAX: u64 = 64 << 10;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct RaftView {
     pub(crate) id: NodeId,
+    pub(crate) cluster: Option<ClusterId>,
     pub(crate) term: u64,
     pub(crate) leads: bool,
     pub(crate) voters: Vec<NodeId>,
@@ -37,6 +39,7 @@ impl Server {
         let metrics = metrics.borrow_watched();
         RaftView {
             id: metrics.id,
+            cluster: self.inner.identity.cluster(),
             term: metrics.current_term,
             leads: metrics.state == openraft::ServerState::Leader,
             voters: metrics.membership_config.membership().voter_ids().collect(),

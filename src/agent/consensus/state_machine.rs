@@ -92,7 +92,8 @@ impl StateMachine {
             EntryPayload::Blank => (None, None),
         };
         let at = (entry.log_id.index, entry.log_id.leader_id.term);
-        crate::simulation::running::applied(self.number, at, command, voters);
+        let cluster = self.catalog.cluster().cloned();
+        crate::simulation::running::applied(self.number, cluster, at, command, voters);
     }
 
     fn publish(&self, changes: &Changes, commands: &mut Vec<(u64, Bytes)>) {

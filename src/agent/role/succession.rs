@@ -1,6 +1,7 @@
 //! After a quorum is lost for good: this machine founds the successor because an operator says so, or joins the one
 //! that it meets. The successor is another cluster, so nobody who belongs to the old one can speak raft with it.
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,7 +13,7 @@ use crate::agent::consensus::{self, Peer};
 use crate::agent::handle::{Consensus as _, ConsensusStatus, Order, OrderError, OrderReply};
 use crate::agent::rpc::messages::OrderAnswer;
 use crate::agent::rpc::{Connection, Listener, Method, Router, decode, encode};
-use crate::host::outside::{blocking, random_bits};
+use crate::host::outside::{blocking_steps, random_bits};
 use crate::model::membership::MemberStatus;
 use crate::model::names::ClusterId;
 use crate::model::sync::servers::{ServerMember, TAG_EPOCH};
@@ -147,7 +148,12 @@ impl Roles {
             return Err("the cluster has a leader: there is nothing to recover".to_owned());
         }
         let mine = server.server.status().await;
-        for address in self.other_servers() {
+        // Gossip may have lost sight of a survivor, and raft's configuration may have it at an old address.
+        let (known, _) = server.server.configuration();
+        let known = known.iter().filter(|other| other.id != server.identity.node());
+        let mut others: BTreeSet<SocketAddr> = known.filter_map(|other| other.address.parse().ok()).collect();
+        others.extend(self.other_servers());
+        for address in others {
             match self.ask_status(address, server).await {
                 Ok(theirs) if is_ahead(&theirs, &mine) => {
                     return Err(format!(
@@ -188,8 +194,8 @@ impl Roles {
             incarnation: machine.incarnation.to_string(),
         };
         let (disk, folder, cluster) = (machine.site.disk.clone(), data.clone(), successor.clone());
-        let prepared = blocking(move || {
-            consensus::prepare_successor(&disk, &folder, &cluster, id, peer)?;
+        let prepared = blocking_steps(async move {
+            consensus::prepare_successor(&disk, &folder, &cluster, id, peer).await?;
             super::disk::succeed(&*disk, &folder, life)
         });
         *self.life.lock() = prepared.await??;

@@ -7,6 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use super::{Connection, Identity, Method, RpcError};
 use crate::tasks::Spawner;
@@ -31,6 +32,7 @@ pub struct Channel {
     identity: Arc<Identity>,
     spawner: Spawner,
     state: Mutex<State>,
+    abandoned: CancellationToken,
 }
 
 impl Channel {
@@ -42,7 +44,7 @@ impl Channel {
         spawner: Spawner,
     ) -> Self {
         let state = Mutex::new(State { connection: None, failures: 0, retry_at: None });
-        Self { address, expected, identity, spawner, state }
+        Self { address, expected, identity, spawner, state, abandoned: CancellationToken::new() }
     }
 
     /// Where it leads.
@@ -59,7 +61,19 @@ impl Channel {
         let connection = tokio::time::timeout(wait, self.connection()).await.map_err(|_| {
             RpcError::Unreachable(format!("{}: no connection within {wait:?}", self.address))
         })??;
-        connection.call(method, body, wait.saturating_sub(begin.elapsed())).await
+        tokio::select! {
+            biased;
+            answer = connection.call(method, body, wait.saturating_sub(begin.elapsed())) => answer,
+            () = self.abandoned.cancelled() => {
+                Err(RpcError::Lost(format!("who was at {} is elsewhere now", self.address)))
+            }
+        }
+    }
+
+    /// Gives the channel up for good, because who is asked is no longer at this address: what waits for a connection or
+    /// an answer fails now, and not when its time is over.
+    pub fn abandon(&self) {
+        self.abandoned.cancel();
     }
 
     /// Drops the connection, so that the next request makes a new one: for a peer that does not answer, whose
@@ -75,6 +89,16 @@ impl Channel {
     /// # Errors
     /// Unreachable or refused.
     pub async fn connection(&self) -> Result<Connection, RpcError> {
+        tokio::select! {
+            biased;
+            () = self.abandoned.cancelled() => {
+                Err(RpcError::Unreachable(format!("who was at {} is elsewhere now", self.address)))
+            }
+            connection = self.open_connection() => connection,
+        }
+    }
+
+    async fn open_connection(&self) -> Result<Connection, RpcError> {
         let mut state = self.state.lock().await;
         if let Some(connection) = &state.connection
             && !connection.is_closed()

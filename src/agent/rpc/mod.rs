@@ -148,6 +148,11 @@ impl Identity {
         Arc::new(Self { node, name: name.into(), cluster: RwLock::new(cluster), network })
     }
 
+    /// One on the same network who says only its name.
+    pub fn stranger(&self) -> Arc<Self> {
+        Self::on(self.network.clone(), 0, self.name.clone(), None)
+    }
+
     pub(super) fn network(&self) -> &Network {
         &self.network
     }

@@ -146,3 +146,21 @@ async fn a_lost_connection_fails_what_waits_and_is_made_again() {
     }
     assert_eq!(answered.unwrap(), "y");
 }
+
+#[tokio::test]
+async fn who_waits_for_one_that_has_moved_away_hears_of_it_at_once() {
+    let tasks = Tasks::default();
+    let address = start(&tasks, None).await;
+    let channel = Channel::new(address, None, Identity::new(2, "two", None), tasks.spawner());
+    channel.call(Method::Propose, Bytes::from("x"), WAIT).await.unwrap();
+    let waiting = channel.call(Method::KvRead, Bytes::new(), Duration::from_hours(1));
+    let moving = async {
+        tokio::task::yield_now().await;
+        channel.abandon();
+    };
+    let (waited, ()) = tokio::time::timeout(WAIT, async { tokio::join!(waiting, moving) }).await.unwrap();
+    let error = waited.unwrap_err();
+    assert!(matches!(error, RpcError::Lost(_)) && !error.nothing_done(), "its fate is unknown: {error}");
+    let error = channel.call(Method::Propose, Bytes::from("x"), WAIT).await.unwrap_err();
+    assert!(error.nothing_done(), "what was not sent may be asked elsewhere: {error}");
+}

@@ -16,7 +16,7 @@ use crate::agent::consensus::Server;
 use crate::agent::handle::{Consensus, Replica};
 use crate::agent::participant::{Participant, Participation};
 use crate::agent::role::{Part, Roles};
-use crate::host::disk::simulated::SimulatedDisk;
+use crate::host::disk::simulated::{Faults, SimulatedDisk};
 use crate::host::net::Network;
 use crate::host::outside::random_bits;
 use crate::host::site::Site;
@@ -43,7 +43,9 @@ pub(super) enum End {
 pub(super) struct Machine {
     pub(super) name: String,
     pub(super) ip: IpAddr,
-    /// How many first servers it was told to expect; a client was told nothing.
+    /// Whether its flags say that it is a server.
+    server: bool,
+    /// How many first servers it was told to expect.
     expect: Option<usize>,
     pub(super) disk: SimulatedDisk,
     /// The raft id that it last had as a server, if its disk is the same.
@@ -96,6 +98,7 @@ impl Machine {
         Self {
             name: format!("m{number}"),
             ip: IpAddr::from([10, 0, 0, u8::try_from(number + 1).unwrap()]),
+            server: expect.is_some(),
             expect,
             disk: SimulatedDisk::new(seed()),
             raft_id: None,
@@ -105,17 +108,25 @@ impl Machine {
         }
     }
 
+    /// A machine with a copy of its disk, as after a loss of power, and with its flags.
+    pub(super) fn copy(&self, name: String, ip: IpAddr) -> Self {
+        let disk = self.disk.copy();
+        disk.lose_power_by_chance();
+        disk.set(|faults| *faults = Faults::default());
+        let (server, expect, wall_error) = (self.server, self.expect, self.wall_error);
+        Self { name, ip, server, expect, disk, raft_id: None, wall_error, generation: 0, process: None }
+    }
+
     /// Its disk is replaced by an empty one. Gives the raft id that it had.
     pub(super) fn wipe(&mut self) -> Option<u64> {
         self.disk = SimulatedDisk::new(seed());
         self.raft_id.take()
     }
 
-    /// Another machine gets its place. Its flags make it a client: who starts one more server by its flags wants one
-    /// more.
-    pub(super) fn rename(&mut self) {
+    /// Another machine gets its place, and perhaps is told to be a server and to join.
+    pub(super) fn rename(&mut self, server: bool) {
         self.generation += 1;
-        self.expect = None;
+        (self.server, self.expect) = (server, None);
         let name = self.name.split('x').next().unwrap_or_default();
         self.name = format!("{name}x{}", self.generation);
     }
@@ -158,7 +169,7 @@ impl Machine {
                 net.stop(self.ip, true);
                 self.disk.kill();
                 running::kill(number);
-                Err(format!("{error:#}"))
+                Err(crate::hint::report(&error))
             }
         }
     }
@@ -166,7 +177,7 @@ impl Machine {
     fn settings(&self, join: &[SocketAddr]) -> anyhow::Result<Settings> {
         let fragment = Fragment {
             data_dir: Some(PathBuf::from(DATA)),
-            server: Some(self.expect.is_some()),
+            server: Some(self.server),
             bootstrap_expect: self.expect.and_then(|expect| i64::try_from(expect).ok()),
             bind_addr: Some(self.ip.to_string()),
             retry_join: join.iter().map(ToString::to_string).collect(),

@@ -49,6 +49,12 @@ pub(super) enum Step {
     Renew(u8),
     /// All machines sleep for so many seconds.
     Sleep(u8),
+    /// A majority of the servers, from this machine on, loses power; by the bits, some of them lose their disks as well.
+    Ruin(u8, u8),
+    /// A machine with a copy of its disk is started beside it, with the same name or another.
+    Clone(u8, bool),
+    /// After a ruin, an operator recovers the cluster: from this machine, or from the next that may found a successor.
+    Recover(u8),
 }
 
 pub(super) struct Setup {
@@ -74,7 +80,7 @@ pub(super) fn plan(seed: u64) -> Vec<Step> {
     let (crashing, network, disks) = (chance.one_in(3), chance.one_in(3), chance.one_in(2));
     // Most histories let the cluster be born first.
     let mut steps = if early { Vec::new() } else { vec![Step::Wait(250)] };
-    let mut frozen = Vec::new();
+    let (mut frozen, mut ruined) = (Vec::new(), false);
     for _ in 0..length {
         let machine = chance.byte() % count;
         let step = match chance.below(20) {
@@ -102,9 +108,16 @@ pub(super) fn plan(seed: u64) -> Vec<Step> {
                 3 => Step::Renew(machine),
                 _ => Step::Clock(machine, chance.byte().cast_signed()),
             },
+            18 if !early && chance.one_in(4) => Step::Ruin(machine, chance.byte()),
+            19 if !early && chance.one_in(6) => Step::Clone(machine, chance.one_in(2)),
             _ => Step::Start(machine),
         };
         steps.push(step);
+        ruined |= matches!(step, Step::Ruin(..));
+        if ruined && chance.one_in(3) {
+            ruined = false;
+            steps.push(Step::Recover(chance.byte() % count));
+        }
         if let Step::Freeze(machine) = step {
             frozen.push(machine);
         }

@@ -2,117 +2,150 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use bytes::Bytes;
-
+use super::line::Line;
 use super::machine::Machine;
-use crate::agent::rpc::decode;
-use crate::model::catalog::{Catalog, Command};
-use crate::simulation::running::{self, Applied};
+use crate::model::catalog::Catalog;
+use crate::model::names::ClusterId;
+use crate::simulation::running::{self, Applied, Founded, Seen};
 
-/// All that was ever applied, in order.
-#[derive(Default)]
+/// All that was ever applied, in order: of the cluster that was born, and of each that was founded as a successor.
 pub(super) struct Truth {
-    /// Term and command of each index.
-    entries: BTreeMap<u64, (u64, Option<Bytes>)>,
-    /// The catalog at each index.
-    catalogs: BTreeMap<u64, Catalog>,
+    /// The first is the one that was born.
+    lines: Vec<Line>,
     /// The last index that each state machine applied.
     applied: BTreeMap<u64, u64>,
-    /// The servers that vote, as committed last: two lists while they change.
-    voters: Vec<BTreeSet<u64>>,
-    leaders: BTreeMap<u64, u64>,
-    /// The index at which each process was last compared.
-    compared: BTreeMap<u64, u64>,
+    /// The index at which each process was last compared, for each line.
+    compared: BTreeMap<(u64, usize), u64>,
+    /// Term and index at which the logs of a cluster's survivors ended when an operator gave up the others.
+    survivors: BTreeMap<ClusterId, Vec<(u64, u64)>>,
+}
+
+impl Default for Truth {
+    fn default() -> Self {
+        Self {
+            lines: vec![Line::default()],
+            applied: BTreeMap::new(),
+            compared: BTreeMap::new(),
+            survivors: BTreeMap::new(),
+        }
+    }
 }
 
 impl Truth {
-    /// Takes in what was applied since: everybody applies the same, in order.
+    /// Takes in what was applied since: everybody in one cluster applies the same, in order.
     pub(super) fn absorb(&mut self) {
-        for Applied { process, index, term, machine, command, voters } in running::take_applied() {
-            let last = self.applied.insert(machine, index);
-            assert!(last.is_none_or(|last| last < index), "process {process} applied {index} after {last:?}");
-            match self.entries.get(&index) {
-                Some(known) => {
-                    assert_eq!(*known, (term, command), "process {process} applied another entry {index}");
-                }
-                None => self.commit(index, term, command, voters),
+        for seen in running::take_seen() {
+            match seen {
+                Seen::Applied(applied) => self.apply(applied),
+                Seen::Founded(founded) => self.found(*founded),
             }
         }
     }
 
-    fn commit(&mut self, index: u64, term: u64, command: Option<Bytes>, voters: Option<Vec<BTreeSet<u64>>>) {
-        let (last, mut catalog) = self
-            .catalogs
-            .last_key_value()
-            .map_or((None, Catalog::default()), |(at, one)| (Some(*at), one.clone()));
-        assert!(last.is_none_or(|last| index == last + 1), "entry {index} came after {last:?}");
-        if let Some(bytes) = &command {
-            let command: Command = decode(bytes).expect("a command");
-            if let Command::ClusterBorn { cluster_id } = &command {
-                let ours = catalog.cluster().is_none_or(|ours| ours == cluster_id);
-                assert!(ours, "two clusters: {:?} and {cluster_id}", catalog.cluster());
-            }
-            catalog.apply(index, &command);
+    fn apply(&mut self, applied: Applied) {
+        let (process, index) = (applied.process, applied.index);
+        let last = self.applied.insert(applied.machine, index);
+        assert!(last.is_none_or(|last| last < index), "process {process} applied {index} after {last:?}");
+        let line = self.line_of(applied.cluster.as_ref());
+        if self.lines[line].knows(&applied) {
+            return;
         }
-        if let Some(voters) = voters {
-            self.change_voters(index, voters, &catalog);
-        }
-        catalog.skip_to(index);
-        self.catalogs.insert(index, catalog);
-        self.entries.insert(index, (term, command));
+        let siblings =
+            self.lines.iter().filter(|one| one.parent.is_some() && one.parent == self.lines[line].parent);
+        let begun =
+            siblings.filter(|one| one.has_begun && one.cluster() != self.lines[line].cluster()).count();
+        assert_eq!(begun, 0, "two successors of one cluster commit");
+        let past = self.past_voters(line);
+        self.lines[line].commit(applied, &past);
     }
 
-    /// One server at a time; at most one less than at birth for a while, when what is left of an earlier life of a machine
-    /// goes before somebody comes; and nobody who was retired (I4).
-    fn change_voters(&mut self, index: u64, voters: Vec<BTreeSet<u64>>, catalog: &Catalog) {
-        let all = |halves: &[BTreeSet<u64>]| halves.iter().flatten().copied().collect::<BTreeSet<u64>>();
-        let before = all(&self.voters);
-        let table = catalog.servers();
-        let new: Vec<u64> = all(&voters).difference(&before).copied().collect();
-        for id in &new {
-            assert!(!table.retired.contains(id), "at {index} server {id:x}, which was retired, votes again");
+    /// The line of a cluster. Before the birth there is none but the first.
+    fn line_of(&self, cluster: Option<&ClusterId>) -> usize {
+        let Some(cluster) = cluster else { return 0 };
+        let found = self.lines.iter().position(|line| line.cluster() == Some(cluster));
+        let unborn = self.lines[0].cluster().is_none();
+        found.unwrap_or_else(|| {
+            assert!(unborn, "cluster {cluster} is neither the one that was born nor a successor");
+            0
+        })
+    }
+
+    /// The lines from a line's first ancestor to itself.
+    fn ancestry(&self, line: usize) -> Vec<usize> {
+        let mut found: Vec<usize> =
+            std::iter::successors(Some(line), |line| self.lines[*line].parent).collect();
+        found.reverse();
+        found
+    }
+
+    fn past_voters(&self, line: usize) -> BTreeSet<u64> {
+        let ancestors = self.ancestry(line);
+        ancestors
+            .iter()
+            .filter(|past| **past != line)
+            .flat_map(|past| self.lines[*past].ever.clone())
+            .collect()
+    }
+
+    /// A successor begins with all that its founder had, and with all committed entries that any survivor had who was
+    /// there to be asked.
+    fn found(&mut self, founded: Founded) {
+        let predecessor = founded.catalog.servers().predecessors.last().cloned();
+        let predecessor = predecessor.expect("a predecessor");
+        let parent = self.line_of(Some(&predecessor));
+        let line = self.lines[parent].succeeded(parent, founded);
+        let survivors = self.survivors.get(&predecessor).map(Vec::as_slice).unwrap_or_default();
+        if let Some(lost) = self.lines[parent].first_lost(&line, survivors) {
+            panic!("entry {lost} is not in the successor, and a survivor had it: they had {survivors:?}");
         }
-        assert!(before.is_empty() || new.len() <= 1, "at {index} {} servers come at once", new.len());
-        for half in &voters {
-            assert!(half.len() + 1 >= table.born as usize, "at {index} only {} servers vote", half.len());
+        self.lines.push(line);
+    }
+
+    /// From now on a successor of this cluster must have all that was committed of what these logs (their last term and
+    /// index) have.
+    pub(super) fn will_keep(&mut self, cluster: &ClusterId, logs: Vec<(u64, u64)>) {
+        self.survivors.insert(cluster.clone(), logs);
+    }
+
+    /// The cluster that there is: the successor of the successor…
+    fn present(&self) -> &Line {
+        let mut line = 0;
+        while let Some(next) = (0..self.lines.len())
+            .find(|next| self.lines[*next].parent == Some(line) && self.lines[*next].has_begun)
+        {
+            line = next;
         }
-        self.voters = voters;
+        &self.lines[line]
+    }
+
+    /// How many recoveries a cluster is away from the one that was born.
+    pub(super) fn depth(&self, cluster: Option<&ClusterId>) -> usize {
+        self.ancestry(self.line_of(cluster)).len()
     }
 
     /// The catalog as committed last.
     pub(super) fn catalog(&self) -> Option<&Catalog> {
-        self.catalogs.last_key_value().map(|(_, catalog)| catalog)
+        self.present().catalog()
+    }
+
+    pub(super) fn cluster(&self) -> Option<&ClusterId> {
+        self.present().cluster()
     }
 
     pub(super) fn last(&self) -> u64 {
-        self.entries.last_key_value().map_or(0, |(index, _)| *index)
+        self.present().last()
     }
 
     pub(super) fn is_born(&self) -> bool {
-        self.catalogs.last_key_value().is_some_and(|(_, catalog)| catalog.cluster().is_some())
+        self.cluster().is_some()
     }
 
-    /// Where this command stands in the log.
-    pub(super) fn indexes_of(&self) -> BTreeMap<Bytes, Vec<u64>> {
-        let mut found: BTreeMap<Bytes, Vec<u64>> = BTreeMap::new();
-        for (index, (_, command)) in &self.entries {
-            if let Some(command) = command {
-                found.entry(command.clone()).or_default().push(*index);
-            }
-        }
-        found
-    }
-
-    /// The values that a key had, each with the index since when.
-    pub(super) fn values_of(&self, key: &str) -> Vec<(u64, Option<Bytes>)> {
-        let mut values = vec![(0, None)];
-        for (index, catalog) in &self.catalogs {
-            let value = value_of(catalog, key);
-            if values.last().is_some_and(|(_, before)| *before != value) {
-                values.push((*index, value));
-            }
-        }
-        values
+    /// What somebody who asked in this cluster may have been answered from: it, or a successor of it.
+    pub(super) fn lines_since(&self, cluster: Option<&ClusterId>) -> impl Iterator<Item = &Line> {
+        let from = self.line_of(cluster);
+        let later = move |line: &usize| self.ancestry(*line).contains(&from);
+        let begun = move |line: &usize| *line == from || self.lines[*line].has_begun;
+        (0..self.lines.len()).filter(later).filter(begun).map(|line| &self.lines[line])
     }
 
     /// One leader a term, and no replica that shows anything but what was committed up to its index.
@@ -121,20 +154,22 @@ impl Truth {
             let Some(process) = &machine.process else { continue };
             if let Some(server) = process.server() {
                 let view = server.view();
+                let line = self.line_of(view.cluster.as_ref());
                 if view.leads {
-                    let leader = *self.leaders.entry(view.term).or_insert(view.id);
+                    let leader = *self.lines[line].leaders.entry(view.term).or_insert(view.id);
                     assert_eq!(leader, view.id, "two leaders in term {}: {}", view.term, machine.name);
                 }
             }
             let catalog = process.replica.snapshot();
             let index = catalog.index();
-            let before = self.compared.insert(process.number, index);
+            let line = self.line_of(catalog.cluster());
+            let before = self.compared.insert((process.number, line), index);
             assert!(before.is_none_or(|before| before <= index), "{} goes back to {index}", machine.name);
             if index == 0 || before == Some(index) {
                 continue;
             }
-            let Some(committed) = self.catalogs.get(&index) else {
-                panic!("{} shows index {index}, committed is {}", machine.name, self.last());
+            let Some(committed) = self.lines[line].catalog_at(index) else {
+                panic!("{} shows index {index}, committed is {}", machine.name, self.lines[line].last());
             };
             if process.has_all() {
                 assert!(*catalog == *committed, "{} shows another catalog at {index}", machine.name);
@@ -145,14 +180,5 @@ impl Truth {
                 assert!(same, "the replica of {} shows something else at {index}", machine.name);
             }
         }
-    }
-}
-
-/// The value of a key.
-pub(super) fn value_of(catalog: &Catalog, key: &str) -> Option<Bytes> {
-    use crate::model::catalog::{KvQuery, KvRows};
-    match catalog.kv_query(&KvQuery::Get { key: key.to_owned() }).rows {
-        KvRows::Entries(entries) => entries.first().map(|entry| entry.value.clone()),
-        KvRows::Keys(_) => None,
     }
 }

@@ -1,7 +1,7 @@
 //! People who use the cluster all the time: writes of values that nobody else writes, reads in every mode,
 //! registrations, blocking queries. What they were told is compared with what is true.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,6 +10,7 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::line::Line;
 use super::truth::Truth;
 use crate::agent::handle::{Consensus, KvRead, NoLeader, ProposeError, ReadMode, Replica, Topic, blocking};
 use crate::agent::role::Roles;
@@ -18,6 +19,7 @@ use crate::model::catalog::{
     Catalog, Command, Condition, KvDelete, KvQuery, KvRows, KvWrite, NodeRegistration, Registration, Reply,
     Service,
 };
+use crate::model::names::ClusterId;
 use crate::simulation::chance::Chance;
 use crate::simulation::running;
 
@@ -44,6 +46,8 @@ enum Told {
 #[derive(Debug, Clone)]
 struct Done {
     asked: Instant,
+    /// In which cluster the agent that was asked was then.
+    cluster: Option<ClusterId>,
     answered: Instant,
     what: What,
     told: Told,
@@ -60,6 +64,8 @@ struct Waiting {
     process: u64,
     replica: Arc<Replica>,
     roles: Arc<Roles>,
+    /// Its raft id as a server when the waiting began.
+    server: u64,
     topic: Topic,
     /// What was there when the waiting began.
     shown: String,
@@ -67,9 +73,10 @@ struct Waiting {
 }
 
 impl Waiting {
-    /// Only servers have keys.
-    fn is_for_keys(&self) -> bool {
-        matches!(self.topic, Topic::Key(_) | Topic::KeyPrefix(_))
+    /// Only servers have keys: who waits for one at a server that ceases to be it is sent away, and not woken.
+    fn is_over(&self) -> bool {
+        let for_keys = matches!(self.topic, Topic::Key(_) | Topic::KeyPrefix(_));
+        for_keys && !(self.roles.is_whole_server() && self.roles.part().raft_id == self.server)
     }
 }
 
@@ -151,6 +158,7 @@ impl Users {
             number += 1;
             let key = chance.pick(&KEYS);
             let asked = Instant::now();
+            let cluster = access.replica.load().cluster().cloned();
             let (what, told) = match chance.below(10) {
                 0..=4 => {
                     let value = Bytes::from(format!("{user}-{number}"));
@@ -205,7 +213,7 @@ impl Users {
                 }
             };
             running::note((20, user, number, told.to_hash()));
-            let done = Done { asked, answered: Instant::now(), what, told };
+            let done = Done { asked, cluster, answered: Instant::now(), what, told };
             self.inner.lock().done.push(done);
         }
     }
@@ -226,6 +234,7 @@ impl Users {
                     process: access.process,
                     replica: access.replica.clone(),
                     roles: access.roles.clone(),
+                    server: access.roles.part().raft_id,
                     topic: topic.clone(),
                     shown,
                     since: Instant::now(),
@@ -250,10 +259,7 @@ impl Users {
             let waiting = inner
                 .waiting
                 .iter()
-                .filter(|(_, waiting)| {
-                    !running::is_paused(waiting.process)
-                        && (waiting.roles.is_whole_server() || !waiting.is_for_keys())
-                })
+                .filter(|(_, waiting)| !running::is_paused(waiting.process) && !waiting.is_over())
                 .filter(|(_, waiting)| look(&waiting.replica.load(), &waiting.topic).1 != waiting.shown);
             waiting.map(|(watcher, waiting)| (*watcher, waiting.since)).collect()
         };
@@ -275,10 +281,16 @@ impl Users {
         }
     }
 
-    /// Compares everything that anybody was told with what is true.
+    /// Compares everything that anybody was told with what is true. A write that was acknowledged is in the cluster that
+    /// there is, or in one that was given up and not where its survivors had it.
     pub(super) fn check(&self, truth: &Truth) {
         let inner = self.inner.lock();
-        let indexes = truth.indexes_of();
+        let mut places: BTreeMap<Bytes, BTreeSet<(u64, u64)>> = BTreeMap::new();
+        for line in truth.lines_since(None) {
+            for (command, at) in line.places() {
+                places.entry(command).or_default().extend(at);
+            }
+        }
         let mut repeated: BTreeMap<&Bytes, usize> = BTreeMap::new();
         for done in &inner.done {
             if let What::Write { command, .. } = &done.what {
@@ -288,7 +300,7 @@ impl Users {
         }
         for done in &inner.done {
             let What::Write { command, .. } = &done.what else { continue };
-            let found = indexes.get(command).map_or(0, Vec::len);
+            let found = places.get(command).map_or(0, BTreeSet::len);
             match done.told {
                 Told::Written(_) => assert!(found >= 1, "an acknowledged write is lost: {done:?}"),
                 Told::Refused if repeated[command] == 0 => {
@@ -299,37 +311,69 @@ impl Users {
             assert!(found <= repeated[command], "a write was done more than once: {done:?}");
         }
         for key in KEYS {
-            check_key(&inner.done, key, truth, &indexes);
+            check_key(&inner.done, key, truth);
         }
     }
 }
 
-/// A fresh read shows what was there at some moment since it was asked, as far as anybody can tell.
-fn check_key(done: &[Done], key: &str, truth: &Truth, indexes: &BTreeMap<Bytes, Vec<u64>>) {
-    let values = truth.values_of(key);
-    // When which index of the key was known to somebody.
-    let mut known: Vec<(Instant, u64)> = Vec::new();
-    for one in done {
-        if let (What::Write { key: Some(of), command }, Told::Written(_)) = (&one.what, &one.told)
-            && *of == key
-            && let Some([index]) = indexes.get(command).map(Vec::as_slice)
-        {
-            known.push((one.answered, *index));
-        }
-    }
+/// A fresh read shows what was there at some moment since it was asked, as far as anybody can tell: in the cluster of
+/// the agent that was asked, or in a successor.
+fn check_key(done: &[Done], key: &str, truth: &Truth) {
+    let mut histories: BTreeMap<Option<&ClusterId>, Vec<KeyHistory>> = BTreeMap::new();
     for one in done {
         let (What::Read { key: of, mode }, Told::Value(value)) = (&one.what, &one.told) else { continue };
         if *of != key {
             continue;
         }
-        let floor =
-            known.iter().filter(|(at, _)| *at < one.asked).map(|(_, index)| *index).max().unwrap_or(0);
-        let mut ends = values.iter().skip(1).map(|(since, _)| *since).chain([u64::MAX]);
-        let fresh = values.iter().any(|(_, was)| {
-            let end = ends.next().unwrap_or(u64::MAX);
-            was == value && (end > floor || *mode == ReadMode::Stale)
+        let histories = histories.entry(one.cluster.as_ref()).or_insert_with(|| {
+            truth.lines_since(one.cluster.as_ref()).map(|line| KeyHistory::of(key, line, done)).collect()
         });
-        assert!(fresh, "a read shows what was not there (or no longer, at index {floor}): {one:?}");
+        let mut floors = histories.iter().map(|history| history.floor(one.asked));
+        let fresh = histories.iter().any(|history| history.shows(value.as_ref(), *mode, one.asked));
+        assert!(
+            fresh,
+            "a read shows what was not there (or no longer, at index {:?}): {one:?}",
+            floors.next().unwrap_or(0)
+        );
+    }
+}
+
+/// What a key was in one cluster, and when which of it was known to somebody.
+struct KeyHistory {
+    /// Each value with the index since when.
+    values: Vec<(u64, Option<Bytes>)>,
+    known: Vec<(Instant, u64)>,
+}
+
+impl KeyHistory {
+    fn of(key: &str, line: &Line, done: &[Done]) -> Self {
+        let places = line.places();
+        let mut known = Vec::new();
+        for one in done {
+            if let (What::Write { key: Some(of), command }, Told::Written(_)) = (&one.what, &one.told)
+                && *of == key
+                && let Some(places) = places.get(command)
+                && places.len() == 1
+            {
+                known.extend(places.iter().map(|(index, _)| (one.answered, *index)));
+            }
+        }
+        Self { values: line.values_of(key), known }
+    }
+
+    /// The last index of which somebody knew before.
+    fn floor(&self, before: Instant) -> u64 {
+        self.known.iter().filter(|(at, _)| *at < before).map(|(_, index)| *index).max().unwrap_or(0)
+    }
+
+    /// Whether a read that was asked then may show this.
+    fn shows(&self, value: Option<&Bytes>, mode: ReadMode, asked: Instant) -> bool {
+        let floor = self.floor(asked);
+        let mut ends = self.values.iter().skip(1).map(|(since, _)| *since).chain([u64::MAX]);
+        self.values.iter().any(|(_, was)| {
+            let end = ends.next().unwrap_or(u64::MAX);
+            was.as_ref() == value && (end > floor || mode == ReadMode::Stale)
+        })
     }
 }
 

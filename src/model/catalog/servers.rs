@@ -239,8 +239,9 @@ impl Catalog {
     #[must_use]
     pub fn succeeded_by(&self, cluster: ClusterId, voters: u32) -> Self {
         let mut table = ServerTable::clone(&self.servers);
-        if table.born == 0 {
-            table.born = voters;
+        if table.born <= 1 {
+            // Also where it was begun alone and grew by those who joined it.
+            table.born = table.born.max(voters);
         }
         table.epoch += 1;
         table.predecessors.extend(self.cluster.clone());
@@ -376,6 +377,9 @@ mod tests {
         let successor = |catalog: &Catalog| catalog.succeeded_by(ClusterId::from_random(2), 3).servers().born;
         let mut catalog = Catalog::default();
         assert_eq!(successor(&catalog), 3, "the quorum was lost before the leader had said it");
+        let mut alone = Catalog::default();
+        drop(alone.apply(1, &Command::Servers(ServersCommand::Born { servers: 1 })));
+        assert_eq!(successor(&alone), 3, "it was begun alone and had grown");
         drop(catalog.apply(1, &Command::Servers(ServersCommand::Born { servers: 5 })));
         assert_eq!(successor(&catalog), 5);
     }

@@ -1,6 +1,6 @@
 //! The next change of raft's configuration: who joins, who has caught up, who goes.
 
-use super::{ConfiguredServer, ServerMember};
+use super::{ConfiguredServer, ServerMember, is_up};
 use crate::model::catalog::{Nomination, Purpose, ServerTable};
 use crate::model::membership::{Member, MemberStatus};
 use crate::model::names::ClusterId;
@@ -29,13 +29,12 @@ pub enum ServerChange {
     Finish,
 }
 
-/// The next change that follows from who is there, or `None`. `due` is a dead voter whose place a newcomer may take.
+/// The next change that follows from who is there, or `None`.
 pub(super) fn next_change(
     configured: &[ConfiguredServer],
     members: &[Member],
     cluster: &ClusterId,
     table: &ServerTable,
-    due: Option<u64>,
 ) -> Option<ServerChange> {
     let servers: Vec<ServerMember> = members.iter().filter_map(ServerMember::of).collect();
     let ours = |server: &&ServerMember| server.cluster.as_ref().is_none_or(|theirs| theirs == cluster);
@@ -53,7 +52,7 @@ pub(super) fn next_change(
     }
     for server in alive() {
         let Some(known) = configured.iter().find(|known| known.id == server.id) else {
-            if may_join(server, configured, table) {
+            if may_join(server, configured, members, table) {
                 return Some(ServerChange::AddLearner(server.clone()));
             }
             continue;
@@ -62,18 +61,22 @@ pub(super) fn next_change(
             return Some(ServerChange::Update(server.clone()));
         }
         let uncalled = server.nomination.is_some_and(|serial| !is_present(serial, table));
-        if !known.voter && (uncalled || !has_place(server, configured, table)) {
+        if !known.voter && (uncalled || !has_place(server, configured, members, table)) {
             return Some(ServerChange::Remove(known.id));
         }
         if !known.voter && known.caught_up {
-            return Some(promotion(known, server, configured, table, due));
+            return Some(promotion(known, server, configured, table));
         }
     }
-    // What is left of an earlier life of a machine whose present life votes.
+    // What is left of an earlier life of a machine whose present life votes. While it is not one too many, it is a dead
+    // server as any other: another machine takes its place.
+    let wanted = table.wanted.unwrap_or(table.born) as usize;
+    let too_many = configured.iter().filter(|known| known.voter).count() > wanted;
     configured
         .iter()
         .find(|known| {
             !known.leader
+                && (!known.voter || too_many)
                 && alive().any(|server| server.name == known.name && server.id != known.id)
                 && configured
                     .iter()
@@ -85,30 +88,45 @@ pub(super) fn next_change(
 
 /// A server that was replaced does not come back as if nothing had happened, and a nominated one comes only for its
 /// own nomination.
-fn may_join(server: &ServerMember, configured: &[ConfiguredServer], table: &ServerTable) -> bool {
+fn may_join(
+    server: &ServerMember,
+    configured: &[ConfiguredServer],
+    members: &[Member],
+    table: &ServerTable,
+) -> bool {
     #[cfg(test)]
     if mutants::is(Mutant::RetiredTakenIn) {
         return true;
     }
     !table.retired.contains(&server.id)
         && server.nomination.is_none_or(|serial| is_present(serial, table))
-        && has_place(server, configured, table)
+        && has_place(server, configured, members, table)
 }
 
-/// Whether there is a place for a server that is one by its flags. A machine that was replaced and comes back with an
-/// empty disk has none: its flags are of the time before, and with it there would be one server too many for good.
-pub(super) fn has_place(server: &ServerMember, configured: &[ConfiguredServer], table: &ServerTable) -> bool {
+/// Whether there is a place for a server that is one by its flags. When there are as many servers as there shall be, a
+/// newcomer has none, also while one of them is dead: it comes back or is replaced, and then there would be one too many.
+pub(super) fn has_place(
+    server: &ServerMember,
+    configured: &[ConfiguredServer],
+    members: &[Member],
+    table: &ServerTable,
+) -> bool {
+    let voters = || configured.iter().filter(|known| known.voter);
+    // A machine that lost its disk takes its own place.
+    if server.nomination.is_some() || voters().any(|known| known.name == server.name) {
+        return true;
+    }
+    if voters().count() < table.wanted.unwrap_or(table.born) as usize {
+        return true;
+    }
+    // One server that began alone (`-bootstrap`) says nothing about how many there shall be. Whoever starts others with
+    // it makes the cluster grow; but nobody grows what has just lost a server, and who was replaced wants its place back.
+    let grows_by_hand = table.wanted.is_none() && table.born <= 1;
     let replaced = table
         .history
         .iter()
         .any(|swap| matches!(&swap.purpose, Purpose::Replace { node, .. } if *node == server.name));
-    if server.nomination.is_some() || !replaced {
-        return true;
-    }
-    let voters = || configured.iter().filter(|known| known.voter);
-    let missing = voters().count() < table.wanted.unwrap_or(table.born) as usize;
-    // A nominated life of the machine may still be a voter: then the present one takes its own place.
-    missing || voters().any(|known| known.name == server.name)
+    grows_by_hand && !replaced && voters().all(|voter| is_up(voter, members))
 }
 
 fn is_present(serial: u64, table: &ServerTable) -> bool {
@@ -120,36 +138,43 @@ fn promotion(
     server: &ServerMember,
     configured: &[ConfiguredServer],
     table: &ServerTable,
-    due: Option<u64>,
 ) -> ServerChange {
     let new = known.id;
     #[cfg(test)]
     if mutants::is(Mutant::AddedInsteadOfReplaced) {
         return ServerChange::Promote(new);
     }
-    let voter = |id: u64| configured.iter().find(|other| other.voter && other.id == id && id != new);
+    // A leader that leaves needs somebody to hand the lead over to; then it is removed as retired.
+    match goes_for(known, server, configured, table) {
+        Some(old) if !old.leader => replacement(old.id, new),
+        _ => ServerChange::Promote(new),
+    }
+}
+
+fn replacement(old: u64, new: u64) -> ServerChange {
+    #[cfg(test)]
+    if mutants::is(Mutant::RemovedBeforeReplaced) {
+        return ServerChange::Remove(old);
+    }
+    ServerChange::Replace { old, new }
+}
+
+/// The voter whose place a learner takes.
+fn goes_for<'a>(
+    known: &ConfiguredServer,
+    server: &ServerMember,
+    configured: &'a [ConfiguredServer],
+    table: &ServerTable,
+) -> Option<&'a ConfiguredServer> {
+    let mut voters = configured.iter().filter(|other| other.voter && other.id != known.id);
     let nomination: Option<&Nomination> =
         table.nomination.as_ref().filter(|nomination| server.nomination == Some(nomination.serial));
     if let Some(Nomination { purpose: Purpose::Replace { id, .. }, .. }) = nomination
-        && let Some(old) = voter(*id)
+        && let Some(old) = voters.clone().find(|other| other.id == *id)
     {
-        // A leader that leaves needs somebody to hand the lead over to; then it is removed as retired.
-        return if old.leader {
-            ServerChange::Promote(new)
-        } else {
-            ServerChange::Replace { old: old.id, new }
-        };
+        return Some(old);
     }
-    let earlier =
-        configured.iter().find(|other| other.voter && other.name == server.name && other.id != known.id);
-    if let Some(earlier) = earlier {
-        return ServerChange::Replace { old: earlier.id, new };
-    }
-    let due = due.and_then(voter).filter(|old| !old.leader && nomination.is_none());
-    match due {
-        Some(old) => ServerChange::Replace { old: old.id, new },
-        None => ServerChange::Promote(new),
-    }
+    voters.find(|other| other.name == server.name)
 }
 
 #[cfg(test)]
@@ -193,14 +218,8 @@ mod tests {
     }
 
     #[track_caller]
-    fn check_with(
-        table: &ServerTable,
-        due: Option<u64>,
-        configured: &[ConfiguredServer],
-        members: &[Member],
-        want: &str,
-    ) {
-        let change = next_change(configured, members, &ClusterId::from_random(1), table, due);
+    fn check_with(table: &ServerTable, configured: &[ConfiguredServer], members: &[Member], want: &str) {
+        let change = next_change(configured, members, &ClusterId::from_random(1), table);
         let text = match change {
             None => "nothing".to_owned(),
             Some(ServerChange::AddLearner(server)) => format!("learner {}", server.id),
@@ -215,7 +234,7 @@ mod tests {
 
     #[track_caller]
     fn check(configured: &[ConfiguredServer], members: &[Member], want: &str) {
-        check_with(&ServerTable::default(), None, configured, members, want);
+        check_with(&ServerTable::default(), configured, members, want);
     }
 
     const ALIVE: MemberStatus = MemberStatus::Alive;
@@ -261,9 +280,9 @@ mod tests {
     fn a_retired_server_is_removed_and_not_taken_in_again() {
         let table = ServerTable { retired: vec![2], ..ServerTable::default() };
         let members = [member("a", 1, ALIVE), member("b", 2, ALIVE)];
-        check_with(&table, None, &[server("a", 1, true, true)], &members, "nothing");
+        check_with(&table, &[server("a", 1, true, true)], &members, "nothing");
         let voters = [server("a", 1, true, true), server("b", 2, true, true)];
-        check_with(&table, None, &voters, &members, "remove 2");
+        check_with(&table, &voters, &members, "remove 2");
     }
 
     #[test]
@@ -273,12 +292,12 @@ mod tests {
         let table = ServerTable { born: 2, history, ..ServerTable::default() };
         let members = [member("a", 1, ALIVE), member("b", 2, ALIVE), member("c", 3, ALIVE)];
         let voters = [server("a", 1, true, true), server("c", 3, true, true)];
-        check_with(&table, None, &voters, &members, "nothing");
-        check_with(&table, None, &voters[..1], &members[..2], "learner 2");
+        check_with(&table, &voters, &members, "nothing");
+        check_with(&table, &voters[..1], &members[..2], "learner 2");
         let late = [&voters[..], &[server("b", 2, false, true)]].concat();
-        check_with(&table, None, &late, &members, "remove 2");
+        check_with(&table, &late, &members, "remove 2");
         let lost = [&voters[..1], &[server("b", 9, true, true)]].concat();
-        check_with(&table, None, &lost, &members[..2], "learner 2");
+        check_with(&table, &lost, &members[..2], "learner 2");
     }
 
     #[test]
@@ -291,16 +310,39 @@ mod tests {
         let purpose = Purpose::Replace { id: 2, node: "b".into(), why: Departure::Dead };
         let nomination = Nomination { serial: 9, node: "c".into(), incarnation: "i".into(), purpose };
         let table = ServerTable { nomination: Some(nomination), ..ServerTable::default() };
-        check_with(&table, None, &voters, &members, "learner 3");
+        check_with(&table, &voters, &members, "learner 3");
         let learner = [&voters[..], &[server("c", 3, false, true)]].concat();
-        check_with(&table, None, &learner, &members, "replace 2 by 3");
+        check_with(&table, &learner, &members, "replace 2 by 3");
     }
 
     #[test]
-    fn a_server_that_joins_by_its_flags_takes_the_place_of_one_that_is_due() {
-        let members = [member("a", 1, ALIVE), member("b", 2, MemberStatus::Failed), member("c", 3, ALIVE)];
-        let voters = [server("a", 1, true, true), server("b", 2, true, false), server("c", 3, false, true)];
-        check_with(&ServerTable::default(), Some(2), &voters, &members, "replace 2 by 3");
-        check(&voters, &members, "promote 3");
+    fn a_newcomer_has_a_place_only_where_a_server_is_missing_also_while_one_is_dead() {
+        let table = ServerTable { born: 3, ..ServerTable::default() };
+        let failed = MemberStatus::Failed;
+        let members =
+            [member("a", 1, ALIVE), member("b", 2, ALIVE), member("c", 3, failed), member("d", 4, ALIVE)];
+        let voters = [server("a", 1, true, true), server("b", 2, true, true), server("c", 3, true, false)];
+        check_with(&table, &voters, &members, "nothing");
+        let late = [&voters[..], &[server("d", 4, false, true)]].concat();
+        check_with(&table, &late, &members, "remove 4");
+        check_with(&table, &voters[..2], &members, "learner 4");
+        let wanted = ServerTable { wanted: Some(5), ..table.clone() };
+        check_with(&wanted, &voters, &members, "learner 4");
+        check_with(&wanted, &late, &members, "promote 4");
+        let fewer = ServerTable { wanted: Some(2), ..table };
+        check_with(&fewer, &voters[..2], &members, "nothing");
+    }
+
+    #[test]
+    fn a_cluster_that_was_begun_alone_grows_by_those_who_join_it_while_all_its_servers_live() {
+        let table = ServerTable { born: 1, ..ServerTable::default() };
+        let mut members = [member("a", 1, ALIVE), member("b", 2, ALIVE), member("c", 3, ALIVE)];
+        let voters = [server("a", 1, true, true), server("b", 2, true, true)];
+        check_with(&table, &voters, &members, "learner 3");
+        members[1].status = MemberStatus::Failed;
+        check_with(&table, &voters, &members, "nothing");
+        let mut heard = voters.clone();
+        heard[1].heard = Some(std::time::Duration::ZERO);
+        check_with(&table, &heard, &members, "learner 3");
     }
 }

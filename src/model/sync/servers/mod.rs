@@ -161,3 +161,17 @@ pub struct ConfiguredServer {
     /// How long ago it answered the leader.
     pub heard: Option<Duration>,
 }
+
+/// A server that answered the leader no longer ago than this is not dead, whatever gossip says: four heartbeats
+/// and a slow disk.
+const HEARD_MAX: Duration = Duration::from_secs(2);
+
+/// Whether a server lives, as far as the leader or gossip hears it.
+fn is_up(server: &ConfiguredServer, members: &[Member]) -> bool {
+    server.leader
+        || server.heard.is_some_and(|ago| ago <= HEARD_MAX)
+        || members.iter().any(|member| {
+            member.status == MemberStatus::Alive
+                && ServerMember::of(member).is_some_and(|found| found.id == server.id)
+        })
+}

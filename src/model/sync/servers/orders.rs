@@ -104,7 +104,8 @@ impl Steward {
             None => {
                 let newcomer =
                     view.members.iter().filter_map(ServerMember::of).find(|server| server.id == id);
-                let unwanted = newcomer.is_some_and(|server| !has_place(&server, view.configured, table));
+                let unwanted =
+                    newcomer.is_some_and(|server| !has_place(&server, view.configured, view.members, table));
                 if unwanted { Standing::Unknown } else { Standing::Expected }
             }
             Some(serial) if table.nomination.as_ref().is_some_and(|known| known.serial == serial) => {

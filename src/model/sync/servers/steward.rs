@@ -13,9 +13,6 @@ use crate::model::catalog::{Catalog, Departure, Nomination, Purpose, ServersComm
 use crate::model::membership::{Member, MemberStatus};
 use crate::model::names::ClusterId;
 
-/// A server that answered the leader no longer ago than this is not dead, whatever gossip says: four heartbeats
-/// and a slow disk.
-const HEARD_MAX: Duration = Duration::from_secs(2);
 /// How long a nominated machine may take to appear as a server: it binds one port and opens an empty log.
 const APPEAR_WAIT: Duration = Duration::from_secs(15);
 /// How long it may take to catch up: gigabytes over a slow network.
@@ -85,15 +82,7 @@ impl Steward {
         {
             return Some(Action::Write(command));
         }
-        let due = self.may_replace(now, view).then(|| self.due(now, view)).flatten();
-        let change = next_change(
-            view.configured,
-            view.members,
-            view.cluster,
-            table,
-            due.map(|server| server.id).filter(|_| table.nomination.is_none()),
-        );
-        if let Some(change) = change {
+        if let Some(change) = next_change(view.configured, view.members, view.cluster, table) {
             return Some(Action::Change(change));
         }
         if table.nomination.is_some() || !view.has_quorum() {
@@ -215,10 +204,8 @@ impl Steward {
 
     /// The voter that has been dead for longest, if that is long enough.
     fn due<'a>(&self, now: Duration, view: &View<'a>) -> Option<&'a ConfiguredServer> {
-        let leader = view.configured.iter().find(|server| server.leader);
         view.voters()
-            .filter(|server| !server.leader && leader.is_none_or(|leader| leader.name != server.name))
-            .filter(|server| self.is_dead(now, view, server))
+            .filter(|server| !server.leader && self.is_dead(now, view, server))
             .max_by_key(|server| (self.dead_for(now, server.id), std::cmp::Reverse(server.id)))
     }
 
@@ -315,12 +302,7 @@ impl<'a> View<'a> {
     }
 
     pub(super) fn is_up(&self, server: &ConfiguredServer) -> bool {
-        server.leader
-            || server.heard.is_some_and(|ago| ago <= HEARD_MAX)
-            || self.members.iter().any(|member| {
-                member.status == MemberStatus::Alive
-                    && ServerMember::of(member).is_some_and(|found| found.id == server.id)
-            })
+        super::is_up(server, self.members)
     }
 
     /// The nominated machine, once it shows itself as a server. One that was restarted does not know by which nomination
