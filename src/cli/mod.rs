@@ -2,6 +2,7 @@
 //!
 //! Exit codes: 0 fine, 1 failed, 2 usage. Consul's flags work with one dash or two ([`arguments`]).
 
+mod address;
 mod agent;
 mod arguments;
 mod bootstrap;
@@ -86,6 +87,8 @@ enum Command {
     /// Print the docker command that starts an agent container: `$(… cmd:run 10.0.0.1 -d)`.
     #[command(name = "cmd:run")]
     CmdRun(cmd_run::Args),
+    /// Show which address this machine tells the others, and why.
+    Address(address::Args),
     /// Meet the other machines in etcd, find this machine's role, run the agent with it.
     Bootstrap(bootstrap::Args),
     /// Run the discovery agent.
@@ -151,6 +154,7 @@ fn run(command: Command, output: &mut Output) -> anyhow::Result<u8> {
         Command::Lint(args) => lint::run(args, output),
         Command::Diff(args) => diff::run(args, output),
         Command::CmdRun(args) => cmd_run::run(args, output),
+        Command::Address(args) => address::run(args, output),
         Command::Bootstrap(args) => bootstrap::run(args, output),
         Command::Agent(args) => agent::run(*args, output),
         Command::Registrator(args) => registrator::run(args, output),
