@@ -28,6 +28,7 @@ mod operator;
 mod output;
 mod registrator;
 mod reload;
+mod serve_provision;
 mod signals;
 mod spec_args;
 mod status;
@@ -80,6 +81,8 @@ enum Command {
     Sysext(sysext::Args),
     /// Write a Vagrantfile for a cluster on one desk.
     Vagrant(vagrant::Args),
+    /// Serve the binary and user-data to booting machines, over HTTP.
+    ServeProvision(serve_provision::Args),
     /// Find what machines would read differently than it was meant, in user-data and units.
     Lint(lint::Args),
     /// Show what two spec files do differently.
@@ -151,6 +154,7 @@ fn run(command: Command, output: &mut Output) -> anyhow::Result<u8> {
         Command::Compose(args) => compose::run(args, output),
         Command::Sysext(args) => sysext::run(args, output),
         Command::Vagrant(args) => vagrant::run(args, output),
+        Command::ServeProvision(args) => serve_provision::run(args, output),
         Command::Lint(args) => lint::run(args, output),
         Command::Diff(args) => diff::run(args, output),
         Command::CmdRun(args) => cmd_run::run(args, output),
