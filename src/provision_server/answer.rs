@@ -43,7 +43,7 @@ pub(super) fn answer<B>(
     let response = if is_head || request.method() == Method::GET {
         match find(settings, program, local, request.uri().path()) {
             Ok(Some(content)) => send(content, request.headers()),
-            Ok(None) => plain(StatusCode::NOT_FOUND, format!("there is no such path; {} lists all\n", "/")),
+            Ok(None) => plain(StatusCode::NOT_FOUND, "there is no such path; / lists all\n".to_owned()),
             Err(error) => {
                 let text = hint::causes(&error);
                 tracing::error!("cannot answer {}: {text}", request.uri().path());
