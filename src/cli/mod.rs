@@ -2,6 +2,7 @@
 //!
 //! Exit codes: 0 fine, 1 failed, 2 usage. Consul's flags work with one dash or two ([`arguments`]).
 
+mod address;
 mod agent;
 mod arguments;
 mod bootstrap;
@@ -27,6 +28,7 @@ mod operator;
 mod output;
 mod registrator;
 mod reload;
+mod serve_provision;
 mod signals;
 mod spec_args;
 mod status;
@@ -79,6 +81,8 @@ enum Command {
     Sysext(sysext::Args),
     /// Write a Vagrantfile for a cluster on one desk.
     Vagrant(vagrant::Args),
+    /// Serve the binary and user-data to booting machines, over HTTP.
+    ServeProvision(serve_provision::Args),
     /// Find what machines would read differently than it was meant, in user-data and units.
     Lint(lint::Args),
     /// Show what two spec files do differently.
@@ -86,6 +90,8 @@ enum Command {
     /// Print the docker command that starts an agent container: `$(… cmd:run 10.0.0.1 -d)`.
     #[command(name = "cmd:run")]
     CmdRun(cmd_run::Args),
+    /// Show which address this machine tells the others, and why.
+    Address(address::Args),
     /// Meet the other machines in etcd, find this machine's role, run the agent with it.
     Bootstrap(bootstrap::Args),
     /// Run the discovery agent.
@@ -148,9 +154,11 @@ fn run(command: Command, output: &mut Output) -> anyhow::Result<u8> {
         Command::Compose(args) => compose::run(args, output),
         Command::Sysext(args) => sysext::run(args, output),
         Command::Vagrant(args) => vagrant::run(args, output),
+        Command::ServeProvision(args) => serve_provision::run(args, output),
         Command::Lint(args) => lint::run(args, output),
         Command::Diff(args) => diff::run(args, output),
         Command::CmdRun(args) => cmd_run::run(args, output),
+        Command::Address(args) => address::run(args, output),
         Command::Bootstrap(args) => bootstrap::run(args, output),
         Command::Agent(args) => agent::run(*args, output),
         Command::Registrator(args) => registrator::run(args, output),

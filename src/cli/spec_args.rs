@@ -40,8 +40,9 @@ pub(super) struct SpecArgs {
     /// The domain that DNS serves [default: consul].
     #[arg(long, value_name = "DOMAIN")]
     domain: Option<Domain>,
-    /// Which address machines tell each other: `private` or `public` of /etc/environment, or `auto` (towards the default
-    /// route) [default: private for cloud-config, units and vagrant, else auto].
+    /// Which address machines tell each other: `private` or `public` of /etc/environment or the cloud's metadata, `auto`
+    /// (private, else towards the default route), `interface:NAME`, or a template such as `{{ GetInterfaceIP "eth1" }}`
+    /// [default: private for cloud-config, units and vagrant, else auto].
     #[arg(long, value_name = "SOURCE")]
     advertise: Option<AddressSource>,
     /// What machines are called: `hostname`, or `machine-id` where all host names are alike [default: hostname].
@@ -96,6 +97,24 @@ impl SpecArgs {
     }
 
     fn into_spec(self, format: Format, more: Draft) -> anyhow::Result<Spec> {
+        let (flags, file) = self.drafts(more)?;
+        format.check_flags(&flags)?;
+        Ok(flags.over(file).into_spec(format)?)
+    }
+
+    /// What flags and file say together, for several formats, and whether it is to be explained; `None` when the settings
+    /// themselves were asked for.
+    pub(super) fn into_draft(self) -> anyhow::Result<Option<(Draft, bool)>> {
+        if self.print_spec {
+            return Ok(None);
+        }
+        let explains = self.explain;
+        let (flags, file) = self.drafts(Draft::default())?;
+        Ok(Some((flags.over(file), explains)))
+    }
+
+    /// The flags, with `more` of one command; and the file.
+    fn drafts(self, more: Draft) -> anyhow::Result<(Draft, Draft)> {
         let file = match &self.spec_file {
             Some(path) => read_spec_file(path)?,
             None => Draft::default(),
@@ -113,8 +132,7 @@ impl SpecArgs {
             client: self.client,
             ..more
         };
-        format.check_flags(&flags)?;
-        Ok(flags.over(file).into_spec(format)?)
+        Ok((flags, file))
     }
 }
 

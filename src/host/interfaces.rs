@@ -1,28 +1,8 @@
-//! Which addresses this machine has, and which of them others can reach.
+//! Which addresses this machine has, and its gateway. What of them others are told is `host::address`'s.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr};
 
 use anyhow::Context as _;
-
-use crate::hint::WithHint as _;
-
-/// The address this machine uses towards its default route.
-///
-/// No packet is sent: a UDP socket is only connected, which makes the kernel choose the source address.
-///
-/// # Errors
-/// When there is no default route.
-pub fn default_route_address() -> anyhow::Result<IpAddr> {
-    let probe = || -> std::io::Result<IpAddr> {
-        let socket = UdpSocket::bind(SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)))?;
-        // TEST-NET-1 (RFC 5737): never routed anywhere real.
-        socket.connect(SocketAddr::from((Ipv4Addr::new(192, 0, 2, 1), 9)))?;
-        Ok(socket.local_addr()?.ip())
-    };
-    probe()
-        .context("this machine has no default route to take an address from")
-        .hint("give the address with -advertise, for example `-advertise 10.0.0.1`")
-}
 
 /// All addresses of this machine's interfaces that are up, with the interface's name, loopback included.
 ///

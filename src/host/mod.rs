@@ -1,5 +1,6 @@
 //! This machine: its files, its identity, its network interfaces.
 
+pub mod address;
 pub mod descriptors;
 pub mod disk;
 pub mod docker_bridge;

@@ -6,6 +6,7 @@
 pub mod duration;
 pub mod names;
 
+pub mod address;
 pub mod api;
 pub mod catalog;
 pub mod dns;

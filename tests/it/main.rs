@@ -1,6 +1,7 @@
 //! The integration tests: one binary, one module per feature, real parts.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod address;
 mod architecture;
 mod bad_input;
 mod bootstrap;
@@ -19,6 +20,7 @@ mod registrator;
 mod reload;
 mod replacement;
 mod replication;
+mod serve_provision;
 mod stress;
 mod support;
 mod up;

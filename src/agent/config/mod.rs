@@ -1,6 +1,7 @@
 //! The agent's configuration in three stages: fragments (flags, files: everything optional), one merged fragment,
 //! settings (checked: every later function takes values that cannot be wrong).
 
+mod addresses;
 mod definition;
 mod dialect;
 mod file;

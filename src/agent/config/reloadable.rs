@@ -27,7 +27,7 @@ impl Settings {
 
     fn keys_that_differ(&self, new: &Self) -> Vec<&'static str> {
         differing!(self, new,
-            reloadable: services checks log_level warnings,
+            reloadable: services checks log_level warnings advertise_reason,
             others:
                 node_name "node_name"
                 node_id "node_id"

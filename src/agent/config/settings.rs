@@ -8,10 +8,10 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 
 use super::Definition;
+use super::addresses::{Addresses, ip};
 use super::fragment::Fragment;
 use super::servers::{birth, replace_after, replace_mode};
 use crate::hint::{WithHint as _, fault};
-use crate::host::interfaces;
 use crate::model::names::Datacenter;
 use crate::model::sync::servers::Mode;
 
@@ -111,6 +111,8 @@ pub struct Settings {
     pub bind: IpAddr,
     /// Address that others reach us at.
     pub advertise: IpAddr,
+    /// Why that one, where the machine chose it itself.
+    pub advertise_reason: Option<String>,
     /// Listeners of the API.
     pub http: Vec<HttpAddress>,
     /// Addresses that DNS listens on.
@@ -170,17 +172,14 @@ impl Settings {
     ///
     /// # Errors
     /// Consul's texts, each with what to do.
-    pub fn check(fragment: Fragment, hostname: &str) -> anyhow::Result<Self> {
+    pub fn check(mut fragment: Fragment, hostname: &str) -> anyhow::Result<Self> {
         let dev = fragment.dev.unwrap_or(false);
         let server = fragment.server.unwrap_or(dev);
-        let mut warnings = fragment.warnings;
+        let mut warnings = std::mem::take(&mut fragment.warnings);
         let (bootstrap, expect) =
             birth(fragment.bootstrap, fragment.bootstrap_expect, server, dev, &mut warnings)?;
-        let bind = bind_address(fragment.bind_addr.as_deref(), dev)?;
-        let advertise = advertise_address(fragment.advertise_addr.as_deref(), bind, &mut warnings)?;
-        let client = fragment.client_addr.as_deref().unwrap_or("127.0.0.1");
-        let http = http_addresses(fragment.addresses_http.as_deref().unwrap_or(client))?;
-        let dns = dns_addresses(fragment.addresses_dns.as_deref().unwrap_or(client))?;
+        let Addresses { bind, advertise, advertise_reason, http, dns } =
+            Addresses::of(&fragment, dev, &mut warnings)?;
         let data_dir = if dev { None } else { fragment.data_dir };
         if data_dir.as_ref().is_none_or(|dir| dir.as_os_str().is_empty()) && !dev {
             return Err(fault(
@@ -220,6 +219,7 @@ impl Settings {
             expect,
             bind,
             advertise,
+            advertise_reason,
             http,
             dns,
             ports,
@@ -260,110 +260,6 @@ impl Settings {
             warnings,
         })
     }
-}
-
-fn bind_address(text: Option<&str>, dev: bool) -> anyhow::Result<IpAddr> {
-    let text = text.unwrap_or(if dev { "127.0.0.1" } else { "0.0.0.0" });
-    if text.is_empty() {
-        bail!("bind_addr cannot be empty");
-    }
-    if text.starts_with("unix:") {
-        bail!("bind_addr cannot be a unix socket");
-    }
-    ip("bind_addr", text)
-}
-
-fn advertise_address(text: Option<&str>, bind: IpAddr, warnings: &mut Vec<String>) -> anyhow::Result<IpAddr> {
-    if let Some(text) = text.filter(|text| !text.is_empty()) {
-        if text == "auto" {
-            return interfaces::default_route_address();
-        }
-        let address = ip("advertise_addr", text)?;
-        if address.is_unspecified() {
-            return Err(fault(
-                "Advertise address cannot be 0.0.0.0, :: or [::]",
-                "give the address at which the other machines reach this one",
-            ));
-        }
-        return Ok(address);
-    }
-    if !bind.is_unspecified() {
-        return Ok(bind);
-    }
-    private_address(warnings)
-}
-
-/// The one private IPv4 address of this machine, as Consul chooses it. Of several, where Consul gives up, the one of the
-/// default route: a container in two networks has no other way to be reached from elsewhere.
-fn private_address(warnings: &mut Vec<String>) -> anyhow::Result<IpAddr> {
-    let mut found: Vec<IpAddr> = interfaces::addresses()?
-        .into_iter()
-        // Bridges and pairs that Docker made are not reachable from other machines.
-        .filter(|(name, _)| {
-            !(name.starts_with("docker") || name.starts_with("br-") || name.starts_with("veth"))
-        })
-        .filter_map(|(_, address)| match address {
-            IpAddr::V4(v4) if v4.is_private() => Some(IpAddr::V4(v4)),
-            _ => None,
-        })
-        .collect();
-    found.sort_unstable();
-    found.dedup();
-    match found.as_slice() {
-        [one] => Ok(*one),
-        [] => Err(anyhow::anyhow!("No private IPv4 address found"))
-            .hint("give the address at which the other machines reach this one with -advertise"),
-        several => {
-            let list = several.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
-            if let Ok(address) = interfaces::default_route_address()
-                && several.contains(&address)
-            {
-                warnings.push(format!(
-                    "of the private IPv4 addresses {list} the one of the default route is advertised: {address}; \
-                     -advertise chooses another"
-                ));
-                return Ok(address);
-            }
-            Err(fault(
-                "Multiple private IPv4 addresses found. Please configure one with 'bind' and/or 'advertise'.",
-                format!("found {list}"),
-            ))
-        }
-    }
-}
-
-fn ip(key: &str, text: &str) -> anyhow::Result<IpAddr> {
-    let bare = text.strip_prefix('[').and_then(|text| text.strip_suffix(']')).unwrap_or(text);
-    bare.parse()
-        .with_context(|| format!("{key}: `{text}` is not an IP address"))
-        .hint("an address such as 10.0.0.1 or [fd00::1] is expected")
-}
-
-fn http_addresses(text: &str) -> anyhow::Result<Vec<HttpAddress>> {
-    let mut addresses = Vec::new();
-    for word in text.split_whitespace() {
-        addresses.push(match word.strip_prefix("unix://") {
-            Some(path) => HttpAddress::Unix(PathBuf::from(path)),
-            None => HttpAddress::Ip(ip("client_addr", word)?),
-        });
-    }
-    if addresses.is_empty() {
-        bail!("client_addr cannot be empty");
-    }
-    Ok(addresses)
-}
-
-fn dns_addresses(text: &str) -> anyhow::Result<Vec<IpAddr>> {
-    let mut addresses = Vec::new();
-    for word in text.split_whitespace() {
-        if word.starts_with("unix:") {
-            // The API alone can be on a unix socket; DNS then stays on loopback.
-            addresses.push(IpAddr::from([127, 0, 0, 1]));
-        } else {
-            addresses.push(ip("client_addr", word)?);
-        }
-    }
-    Ok(addresses)
 }
 
 fn port(name: &str, number: Option<i64>, default: u16) -> anyhow::Result<Option<u16>> {

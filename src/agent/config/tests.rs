@@ -124,3 +124,34 @@ fn mistakes_in_hcl_are_told_with_file_and_place() {
     assert!(told("server = yes").contains("failed to parse a.hcl: line 1, column 10: `yes` is not a value"));
     assert!(told("srever = true").contains("invalid config key srever"), "{}", told("srever = true"));
 }
+
+#[test]
+fn addresses_can_be_templates_as_consuls() {
+    let loopback =
+        "{{ GetAllInterfaces | include \"name\" \"^lo$\" | include \"type\" \"ipv4\" | attr \"address\" }}";
+    let fragment = Fragment {
+        bind_addr: Some(loopback.to_owned()),
+        client_addr: Some(format!("127.0.0.9 {loopback}")),
+        ..Fragment::default()
+    };
+    let settings = Settings::check(valid().merge(fragment), "host").unwrap();
+    assert_eq!((settings.bind, settings.advertise), ([127, 0, 0, 1].into(), [127, 0, 0, 1].into()));
+    assert_eq!(settings.dns, [[127, 0, 0, 9].into(), std::net::IpAddr::from([127, 0, 0, 1])]);
+    assert_eq!(settings.http.len(), 2);
+    assert_eq!(settings.advertise_reason, None, "nothing was chosen");
+}
+
+#[test]
+fn an_address_that_says_too_much_or_nothing_is_refused() {
+    let bind = |text: &str| Fragment { bind_addr: Some(text.to_owned()), ..Fragment::default() };
+    let advertise = |text: &str| Fragment { advertise_addr: Some(text.to_owned()), ..Fragment::default() };
+    refused(bind("127.0.0.1 127.0.0.2"), "bind_addr cannot contain multiple addresses");
+    let none = "{{ GetInterfaceIP \"none0\" }}";
+    refused(bind(none), &format!("bind_addr: the template {none} gives no address"));
+    let error = Settings::check(valid().merge(advertise("eth0")), "host").unwrap_err();
+    assert!(format!("{error:#}").contains("interface:NAME"), "{error:#}");
+    let error = Settings::check(valid().merge(advertise("{{ GetMyIP }}")), "host").unwrap_err();
+    assert!(format!("{error:#}").contains("no function `GetMyIP`"), "{error:#}");
+    let error = Settings::check(valid().merge(advertise("interface:lo")), "host").unwrap_err();
+    assert!(format!("{error:#}").contains("127.0.0.1 (lo): loopback"), "{error:#}");
+}

@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::etcd::{DISCOVERY_PLACEHOLDER, Etcd};
 use super::render::{RenderError, indented, render};
-use super::spec::{AddressSource, Spec};
+use super::spec::Spec;
 use super::units::{INSTALL, Manager, unit_files};
 
 /// Indentation of a unit's text: below `content:` of an entry in `coreos.units`.
@@ -58,10 +58,8 @@ pub fn cloud_config(spec: &Spec) -> Result<String, RenderError> {
     let placeholder = needs_discovery(spec);
     let mut units = vec![plain("docker.service")];
     if discovery.is_some() {
-        let address =
-            if spec.address == AddressSource::Public { spec.address } else { AddressSource::Private };
-        let variable = address.variable().unwrap_or_default();
-        let checks = render("etcd2-checks", &ChecksValues { variable, placeholder })?;
+        let checks =
+            render("etcd2-checks", &ChecksValues { variable: spec.address.variable(), placeholder })?;
         let drop_in = DropIn { name: "10-checks.conf", content: indented(&checks, DROP_IN_INDENT) };
         units.push(UnitValues { drop_in: Some(drop_in), ..plain("etcd2.service") });
     }

@@ -9,7 +9,8 @@ use serde::Serialize;
 
 use super::binary::Binary;
 use super::render::{RenderError, render};
-use super::spec::{NodeSource, Spec};
+use super::spec::{AddressSource, NodeSource, Spec};
+use super::yaml::quoted;
 
 /// The image when none is named: what `make image` builds.
 pub const IMAGE_DEFAULT: &str = "corediscover:latest";
@@ -41,7 +42,7 @@ pub fn compose(spec: &Spec) -> Result<String, RenderError> {
         &Values {
             servers: spec.servers.count(),
             image,
-            command: command(spec),
+            command: command(spec).iter().map(|word| quoted(word)).collect(),
             registry: format!("consul://{}", SocketAddr::new(spec.agent_address(), HTTP_PORT)),
         },
     )
@@ -50,10 +51,14 @@ pub fn compose(spec: &Spec) -> Result<String, RenderError> {
 /// The agent's arguments. The image's own configuration is for a container with a network of its own: all of it is
 /// said again here.
 fn command(spec: &Spec) -> Vec<String> {
-    let advertise = spec.address.variable().map_or_else(
-        || "auto".to_owned(),
-        |name| format!("${{{name}:?run docker compose --env-file /etc/environment up -d}}"),
-    );
+    let advertise = match &spec.address {
+        // The container does not see the machine's files.
+        AddressSource::Private | AddressSource::Public => {
+            let name = spec.address.variable();
+            format!("${{{name}:?run docker compose --env-file /etc/environment up -d}}")
+        }
+        seen => seen.to_string().replace('$', "$$"),
+    };
     let servers = spec.servers.count().to_string();
     let mut words: Vec<String> = Vec::new();
     let mut add = |more: &[&str]| words.extend(more.iter().map(|&word| word.to_owned()));
@@ -111,6 +116,13 @@ mod tests {
     fn without_etcd_the_agents_join() {
         let words = agent(Draft { join: vec!["10.0.0.1".parse().unwrap()], ..Draft::default() });
         assert_eq!(words[..6], ["agent", "-server", "-bootstrap-expect", "3", "-join", "10.0.0.1"]);
+    }
+
+    #[test]
+    fn a_template_reaches_the_agent_as_it_is() {
+        let template = r#"{{ GetAllInterfaces | include "name" "^eth\\d$" | attr "address" }}"#;
+        let words = agent(Draft { advertise: Some(template.parse().unwrap()), ..Draft::default() });
+        assert!(words.contains(&template.replace('$', "$$")), "{words:?}");
     }
 
     #[test]

@@ -18,6 +18,7 @@ pub mod ignition;
 pub mod lint;
 pub mod render;
 pub mod resolved;
+pub mod served;
 pub mod shell;
 pub mod spec;
 pub mod spec_file;

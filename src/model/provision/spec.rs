@@ -8,6 +8,7 @@ use std::str::FromStr;
 
 use super::binary::{BINARY_PATH, Binary, SHA512_DIGITS};
 use super::etcd::{ENDPOINTS_MAX, Etcd, PEERS_MAX};
+pub use crate::model::address::AddressSource;
 use crate::model::names::{DNS_LABEL_BYTES_MAX, Datacenter, NameError};
 
 /// Most servers of one cluster: each write waits for a majority of them, so more make it slower, not safer.
@@ -102,9 +103,6 @@ pub enum SpecError {
     /// As the datacenter's own rule says.
     #[error(transparent)]
     Datacenter(#[from] NameError),
-    /// Where a machine finds its own address.
-    #[error("`{0}` is no source of an address: use private, public or auto")]
-    AddressSource(String),
     /// How a machine finds its own name.
     #[error("`{0}` is no source of a node name: use hostname or machine-id")]
     NodeSource(String),
@@ -176,58 +174,6 @@ impl FromStr for Domain {
             Ok(Self(name))
         } else {
             Err(SpecError::Domain(text.to_owned()))
-        }
-    }
-}
-
-/// Where a machine finds the address that it tells the others.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum AddressSource {
-    /// `COREOS_PRIVATE_IPV4` of `/etc/environment`, which coreos-cloudinit writes.
-    #[default]
-    Private,
-    /// `COREOS_PUBLIC_IPV4` of `/etc/environment`: machines in several networks or clouds.
-    Public,
-    /// The address towards the default route, which the agent asks the kernel for.
-    Auto,
-}
-
-impl AddressSource {
-    /// The variable of `/etc/environment` that holds the address.
-    pub fn variable(self) -> Option<&'static str> {
-        match self {
-            Self::Private => Some("COREOS_PRIVATE_IPV4"),
-            Self::Public => Some("COREOS_PUBLIC_IPV4"),
-            Self::Auto => None,
-        }
-    }
-
-    /// The word that a user writes.
-    pub fn word(self) -> &'static str {
-        match self {
-            Self::Private => "private",
-            Self::Public => "public",
-            Self::Auto => "auto",
-        }
-    }
-
-    /// What coreos-cloudinit replaces by the address; cloud-config has no other way to name it than one of these two.
-    pub fn substitution(self) -> &'static str {
-        match self {
-            Self::Private | Self::Auto => "$private_ipv4",
-            Self::Public => "$public_ipv4",
-        }
-    }
-}
-
-impl FromStr for AddressSource {
-    type Err = SpecError;
-    fn from_str(text: &str) -> Result<Self, SpecError> {
-        match text {
-            "private" => Ok(Self::Private),
-            "public" => Ok(Self::Public),
-            "auto" => Ok(Self::Auto),
-            _ => Err(SpecError::AddressSource(text.to_owned())),
         }
     }
 }

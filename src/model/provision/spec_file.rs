@@ -9,7 +9,7 @@ use super::draft::Draft;
 use super::etcd::Etcd;
 use super::render::{RenderError, render};
 use super::spec::Spec;
-use super::yaml::{Kind, Node, Type, parse};
+use super::yaml::{Kind, Node, Type, parse, quoted};
 
 /// Longest file that is read, in bytes: each setting has a limit of its own, and together they are far below it.
 pub const SPEC_FILE_BYTES_MAX: usize = 64 << 10;
@@ -144,7 +144,7 @@ struct Values {
     binary: String,
     datacenter: String,
     domain: String,
-    advertise: &'static str,
+    advertise: String,
     node: &'static str,
     dns_port: u16,
     client: Vec<String>,
@@ -171,7 +171,7 @@ pub fn print(spec: &Spec) -> Result<String, RenderError> {
             binary: spec.binary.to_string(),
             datacenter: spec.datacenter.to_string(),
             domain: spec.domain.as_str().to_owned(),
-            advertise: spec.address.word(),
+            advertise: quoted(&spec.address.to_string()),
             node: spec.node.word(),
             dns_port: spec.dns_port.number(),
             client: spec.client.iter().map(ToString::to_string).collect(),
@@ -207,7 +207,9 @@ mod tests {
         let full = read(
             "servers: 5\nnode: machine-id\nadvertise: public\ndomain: corp.example\nclient: 127.0.0.1,::1\n",
         );
-        for draft in [Draft::default(), join, full.unwrap()] {
+        let template = r#"{{ GetAllInterfaces | include "name" "^eth\\d$" | attr `address` }}"#;
+        let templated = Draft { advertise: Some(template.parse().unwrap()), ..Draft::default() };
+        for draft in [Draft::default(), join, full.unwrap(), templated] {
             let spec: Spec = draft.into_spec(Format::CloudConfig).unwrap();
             let text = print(&spec).unwrap();
             let again = read(&text).map_err(|error| format!("{error}\n{text}")).unwrap();

@@ -18,6 +18,11 @@ pub const RESOLVED: &str = "corediscover-resolved.service";
 /// The unit that fetches the binary; only written when it has to be fetched.
 pub const INSTALL: &str = "corediscover-install.service";
 
+/// Tries to get a new binary before the one that is there goes on: with the pauses between them about a quarter of a minute,
+/// which a boot can wait. A machine with no binary tries for ever.
+const TRIES: u8 = 5;
+/// Longest pause between two tries, in seconds.
+const PAUSE_MAX: u8 = 60;
 /// The agent's HTTP port.
 const HTTP_PORT: u16 = 8500;
 
@@ -54,7 +59,6 @@ pub struct UnitFile {
 struct AgentValues<'a> {
     binary: &'a str,
     installs: bool,
-    variable: Option<&'static str>,
     advertise: String,
     etcd: Option<String>,
     join: Vec<String>,
@@ -79,6 +83,8 @@ struct InstallValues<'a> {
     sha512: Option<&'a str>,
     image: Option<&'a str>,
     image_binary: &'a str,
+    tries: u8,
+    pause_max: u8,
     ending: &'a str,
 }
 
@@ -98,14 +104,12 @@ pub fn unit_files(spec: &Spec, manager: Manager) -> Result<Vec<UnitFile>, Render
 }
 
 fn agent(spec: &Spec, manager: Manager) -> Result<String, RenderError> {
-    let variable = spec.address.variable();
     render(
         "agent",
         &AgentValues {
             binary: spec.binary.path(),
             installs: !matches!(spec.binary, Binary::Path(_)),
-            variable,
-            advertise: variable.map_or_else(|| "auto".to_owned(), |name| format!("${{{name}}}")),
+            advertise: unit_word(&spec.address.to_string()),
             etcd: spec.etcd.endpoints(),
             join: spec.etcd.join().iter().map(ToString::to_string).collect(),
             servers: spec.servers.count(),
@@ -113,6 +117,26 @@ fn agent(spec: &Spec, manager: Manager) -> Result<String, RenderError> {
             ending: manager.ending(),
         },
     )
+}
+
+/// A word of a command line as systemd reads it: templates have blanks and quotes, which single quotes keep; `%` begins a
+/// specifier and `$` a variable, inside quotes too.
+fn unit_word(text: &str) -> String {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b".-_:@".contains(&byte);
+    if text.bytes().all(plain) {
+        return text.to_owned();
+    }
+    let mut word = String::from("'");
+    for character in text.chars() {
+        match character {
+            '%' => word.push_str("%%"),
+            '$' => word.push_str("$$"),
+            '\'' | '\\' => word.extend(['\\', character]),
+            other => word.push(other),
+        }
+    }
+    word.push('\'');
+    word
 }
 
 /// What the agent must be told beside its role; its own defaults are left unsaid.
@@ -167,6 +191,8 @@ fn install(spec: &Spec, manager: Manager) -> Result<Option<String>, RenderError>
             sha512,
             image,
             image_binary: IMAGE_BINARY_PATH,
+            tries: TRIES,
+            pause_max: PAUSE_MAX,
             ending: manager.ending(),
         },
     )
@@ -205,6 +231,27 @@ mod tests {
         );
         assert!(unit.contains("  --advertise auto \\\n") && unit.contains("  --expect 5 \\\n"), "{unit}");
         assert!(!unit.contains("/etc/environment"), "{unit}");
+    }
+
+    #[test]
+    fn the_agent_looks_its_address_up_itself() {
+        for (source, written) in [
+            ("private", "--advertise private "),
+            ("interface:eth1", "--advertise interface:eth1 "),
+            (
+                r#"{{ GetAllInterfaces | include "name" "^e\\d%$" | attr 'address' }}"#,
+                r#"--advertise '{{ GetAllInterfaces | include "name" "^e\\\\d%%$$" | attr \'address\' }}' "#,
+            ),
+        ] {
+            let address = match source.parse() {
+                Ok(address) => address,
+                // The single quotes are no template's: only how they are written matters here.
+                Err(_) => AddressSource::Template(source.to_owned()),
+            };
+            let unit = text(&Spec { address, ..Spec::default() }, Manager::Systemd, super::AGENT);
+            assert!(unit.contains(written), "{unit}");
+            assert!(!unit.contains("/bin/sh") && !unit.contains("/etc/environment"), "{unit}");
+        }
     }
 
     #[test]

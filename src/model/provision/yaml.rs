@@ -242,6 +242,19 @@ impl Open {
     }
 }
 
+/// A text as YAML reads it back, in double quotes. Control characters have no place in our texts.
+pub(super) fn quoted(text: &str) -> String {
+    let mut result = String::from("\"");
+    for character in text.chars() {
+        if matches!(character, '"' | '\\') {
+            result.push('\\');
+        }
+        result.push(character);
+    }
+    result.push('"');
+    result
+}
+
 #[cfg(test)]
 mod tests {
     use super::{Type, parse};

@@ -76,6 +76,11 @@ fn specs() -> Vec<Spec> {
             }
         }
     }
+    for source in ["interface:eth1", r#"{{ GetAllInterfaces | include "name" "^eth\\d$" | attr "address" }}"#]
+    {
+        let etcd = etcds[specs.len() % etcds.len()].clone();
+        specs.push(Spec { address: source.parse().unwrap(), etcd, fleet: false, ..Spec::default() });
+    }
     specs.push(Spec {
         servers: "5".parse().unwrap(),
         datacenter: "ams".parse().unwrap(),
@@ -176,7 +181,7 @@ fn systemd_accepts_every_unit_without_a_word() {
 }
 
 /// The commands of `key` in a unit, as systemd would hand them to `/bin/sh -c`.
-fn shell_commands(unit: &str, key: &str) -> Vec<String> {
+pub(crate) fn shell_commands(unit: &str, key: &str) -> Vec<String> {
     unit.lines()
         .filter_map(|line| {
             line.strip_prefix(key)?.strip_prefix('=')?.trim_start_matches('-').strip_prefix("/bin/sh -c '")
@@ -259,13 +264,16 @@ fn a_resolver_that_knows_no_ports_is_refused_and_port_53_needs_no_version() {
 }
 
 #[test]
-fn a_unit_that_does_not_know_its_address_fails() {
+fn an_etcd_that_does_not_know_its_address_fails() {
+    let read: serde_json::Value = serde_saphyr::from_str(&cloud_config(&Spec::default()).unwrap()).unwrap();
+    let units = read["coreos"]["units"].as_array().unwrap();
+    let etcd2 = units.iter().find(|unit| unit["name"] == "etcd2.service").unwrap();
+    let checks = etcd2["drop_ins"][0]["content"].as_str().unwrap();
+    let commands = &shell_commands(checks, "ExecStartPre")[..1];
     let folder = tempfile::tempdir().unwrap();
-    let commands = shell_commands(&unit_text(&Spec::default(), "corediscover-agent.service"), "ExecStartPre");
-    assert_eq!(commands.len(), 1);
-    assert!(run_commands(&commands, folder.path(), "/none", &[("COREOS_PRIVATE_IPV4", "10.0.0.1")]));
-    assert!(!run_commands(&commands, folder.path(), "/none", &[("COREOS_PRIVATE_IPV4", "")]));
-    assert!(!run_commands(&commands, folder.path(), "/none", &[]));
+    assert!(run_commands(commands, folder.path(), "/none", &[("COREOS_PRIVATE_IPV4", "10.0.0.1")]));
+    assert!(!run_commands(commands, folder.path(), "/none", &[("COREOS_PRIVATE_IPV4", "")]));
+    assert!(!run_commands(commands, folder.path(), "/none", &[]));
 }
 
 #[test]

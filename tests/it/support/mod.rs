@@ -58,6 +58,11 @@ impl Running {
     /// Starts `command`; `name` is for messages.
     pub(crate) fn start(name: &str, command: &mut Command) -> Self {
         let child = command.spawn().unwrap_or_else(|error| panic!("cannot start {name}: {error}"));
+        Self::of(name, child)
+    }
+
+    /// A process that was started already.
+    pub(crate) fn of(name: &str, child: Child) -> Self {
         Self { child, name: name.to_owned() }
     }
 
