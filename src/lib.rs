@@ -13,6 +13,7 @@ pub mod tasks;
 pub mod agent;
 pub mod bootstrap;
 pub mod registrator;
+pub mod resolved;
 
 pub mod cli;
 

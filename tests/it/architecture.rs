@@ -32,6 +32,7 @@ const FORBIDDEN: &[(&str, &[&str])] = &[
             "crate::agent",
             "crate::bootstrap",
             "crate::registrator",
+            "crate::resolved",
             "crate::client",
             "crate::host",
             "crate::tasks",
@@ -39,16 +40,36 @@ const FORBIDDEN: &[(&str, &[&str])] = &[
             "crate::cli::",
         ],
     ),
-    ("src/client/", &["crate::agent", "crate::bootstrap", "crate::registrator", "crate::cli::"]),
+    (
+        "src/client/",
+        &["crate::agent", "crate::bootstrap", "crate::registrator", "crate::resolved", "crate::cli::"],
+    ),
     (
         "src/host/",
-        &["crate::agent", "crate::bootstrap", "crate::registrator", "crate::cli::", "crate::client"],
+        &[
+            "crate::agent",
+            "crate::bootstrap",
+            "crate::registrator",
+            "crate::resolved",
+            "crate::cli::",
+            "crate::client",
+        ],
     ),
     ("src/tasks.rs", &["crate::"]),
     ("src/hint.rs", &["crate::"]),
-    ("src/agent/", &["crate::bootstrap", "crate::registrator", "crate::cli::", "crate::client"]),
-    ("src/bootstrap/", &["crate::agent", "crate::registrator", "crate::cli::", "crate::client"]),
-    ("src/registrator/", &["crate::agent", "crate::bootstrap", "crate::cli::"]),
+    (
+        "src/agent/",
+        &["crate::bootstrap", "crate::registrator", "crate::resolved", "crate::cli::", "crate::client"],
+    ),
+    (
+        "src/bootstrap/",
+        &["crate::agent", "crate::registrator", "crate::resolved", "crate::cli::", "crate::client"],
+    ),
+    ("src/registrator/", &["crate::agent", "crate::bootstrap", "crate::resolved", "crate::cli::"]),
+    (
+        "src/resolved/",
+        &["crate::agent", "crate::bootstrap", "crate::registrator", "crate::cli::", "crate::client"],
+    ),
 ];
 
 /// The parts of the agent: they meet in `handle`, `rpc` (the wire) and `mod.rs` only.

@@ -19,6 +19,7 @@ mod registrator;
 mod reload;
 mod replacement;
 mod replication;
+mod resolved;
 mod stress;
 mod support;
 mod up;
