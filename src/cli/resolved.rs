@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use clap::{Subcommand, ValueEnum};
 use serde_json::{Value, json};
 
+use super::table::lay_out;
 use super::{EXIT_FAILED, EXIT_FINE, Output, Usage};
 use crate::hint::fault;
 use crate::model::provision::spec::{DnsPort, Domain};
@@ -168,7 +169,9 @@ fn tell(changes: &[String], notes: &[String], output: &mut Output) -> anyhow::Re
     if changes.is_empty() {
         output.note("nothing to change");
     }
-    notes.iter().for_each(|note| output.note(&format!("note: {note}")));
+    for note in notes {
+        output.note(&format!("note: {note}"));
+    }
     Ok(())
 }
 
@@ -183,22 +186,22 @@ fn lookup(found: &Lookup) -> String {
 fn as_text(found: &Status) -> String {
     let resolver = if found.resolves { "runs" } else { "does not run" };
     let mode = found.mode.map_or("not applied", Mode::word);
-    let mut text = format!("systemd-resolved  {} {resolver}\nmode              {mode}\n", found.systemd);
-    for (place, value) in &found.settings {
-        text.push_str(&format!("setting           {place}: {value}\n"));
-    }
+    let mut rows = vec![
+        ["systemd-resolved".to_owned(), format!("{} {resolver}", found.systemd)],
+        ["mode".to_owned(), mode.to_owned()],
+    ];
+    rows.extend(found.settings.iter().map(|(place, value)| [place.clone(), value.clone()]));
     if !found.containers.is_empty() {
         let addresses: Vec<String> = found.containers.iter().map(ToString::to_string).collect();
         let docker = if found.docker { "Docker tells them" } else { "Docker does not tell them" };
-        text.push_str(&format!("for containers    {} ({docker} {LINK_ADDRESS})\n", addresses.join(", ")));
+        let text = format!("{} ({docker} {LINK_ADDRESS})", addresses.join(", "));
+        rows.push(["for containers".to_owned(), text]);
     }
-    text.push_str(&format!("asked for         {}\n", found.name));
-    text.push_str(&format!("  by the agent    {}\n", lookup(&found.agent)));
-    text.push_str(&format!("  by programs     {}\n", lookup(&found.machine)));
-    if let Some(container) = &found.container {
-        text.push_str(&format!("  by containers   {}\n", lookup(container)));
-    }
-    text
+    rows.push(["asked for".to_owned(), found.name.clone()]);
+    rows.push(["  by the agent".to_owned(), lookup(&found.agent)]);
+    rows.push(["  by programs".to_owned(), lookup(&found.machine)]);
+    rows.extend(found.container.as_ref().map(|container| ["  by containers".to_owned(), lookup(container)]));
+    lay_out(&rows)
 }
 
 fn as_json(found: &Status) -> Value {

@@ -88,23 +88,20 @@ pub(super) fn set(path: &str, text: Option<&str>) -> anyhow::Result<bool> {
         return Ok(false);
     }
     let folder = path.parent().unwrap_or(Path::new("/"));
-    match text {
-        Some(text) => {
-            if !folder.exists() {
-                make_public(folder)
-                    .with_context(|| format!("cannot create the folder {}", folder.display()))
-                    .hint("in a unit, name it in ReadWritePaths=")?;
-            }
-            let mode = mode_of(path).unwrap_or(MODE_PUBLIC);
-            write_atomic(path, text.as_bytes(), mode)?;
-            std::fs::set_permissions(path, Permissions::from_mode(mode))
-                .with_context(|| format!("cannot let others read {}", path.display()))?;
+    if let Some(text) = text {
+        if !folder.exists() {
+            make_public(folder)
+                .with_context(|| format!("cannot create the folder {}", folder.display()))
+                .hint("in a unit, name it in ReadWritePaths=")?;
         }
-        None => {
-            remove_if_there(path).with_context(|| format!("cannot remove {}", path.display()))?;
-            // Fails when others have files there, which is fine.
-            drop(std::fs::remove_dir(folder));
-        }
+        let mode = mode_of(path).unwrap_or(MODE_PUBLIC);
+        write_atomic(path, text.as_bytes(), mode)?;
+        std::fs::set_permissions(path, Permissions::from_mode(mode))
+            .with_context(|| format!("cannot let others read {}", path.display()))?;
+    } else {
+        remove_if_there(path).with_context(|| format!("cannot remove {}", path.display()))?;
+        // Fails when others have files there, which is fine.
+        drop(std::fs::remove_dir(folder));
     }
     Ok(true)
 }

@@ -60,7 +60,7 @@ impl Machine {
         eventually(PATIENCE, "systemd-resolved runs", || {
             machine.output(&["systemctl", "is-active", "systemd-resolved"]).status.success().then_some(())
         });
-        let asked = machine.listen(&format!("{UPSTREAM}:53"), Arc::new(answer_from_elsewhere));
+        let asked = machine.listen(&format!("{UPSTREAM}:53"), answer_from_elsewhere);
         machine.run(&["resolvectl", "dns", "up0", UPSTREAM]);
         (machine, asked)
     }
@@ -80,7 +80,7 @@ impl Machine {
             let answer = self.output(&["dig", "+short", "-p", "8601", "@127.0.0.1", "web.service.consul"]);
             (answer.stdout == b"10.1.2.3\n").then_some(())
         });
-        self.listen("127.0.0.1:8600", Arc::new(ask_the_agent))
+        self.listen("127.0.0.1:8600", ask_the_agent)
     }
 
     /// Kills the agent; what stands before it does not answer any more.
@@ -144,7 +144,7 @@ impl Machine {
     }
 
     /// Opens a socket on the machine, writes down who is asked for there, and answers.
-    fn listen(&self, at: &str, answer: Arc<dyn Fn(&[u8], &str) -> Option<Vec<u8>> + Send + Sync>) -> Asked {
+    fn listen(&self, at: &str, answer: fn(&[u8], &str) -> Option<Vec<u8>>) -> Asked {
         let asked = Asked::default();
         let (names, at) = (asked.names.clone(), at.parse::<SocketAddr>().unwrap());
         let network = File::open(format!("/proc/{}/ns/net", self.init)).unwrap();
@@ -190,8 +190,9 @@ fn packages() -> &'static Path {
         let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("resolved-packages");
         if !folder.join("lib/systemd/systemd-resolved").exists() {
             let new = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+            shell(new.path(), "apt-get", &["-qq", "update"]);
             for package in PACKAGES {
-                shell(new.path(), "apt-get", &["download", package]);
+                shell(new.path(), "apt-get", &["-qq", "download", package]);
             }
             for entry in std::fs::read_dir(new.path()).unwrap() {
                 shell(new.path(), "dpkg-deb", &["-x", entry.unwrap().path().to_str().unwrap(), "root"]);

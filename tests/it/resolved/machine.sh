@@ -37,7 +37,7 @@ ln -s ../run/systemd/resolve/stub-resolv.conf etc/resolv.conf
 
 # What would set this machine's kernel, or waits for hardware.
 for unit in systemd-sysctl systemd-modules-load systemd-firstboot systemd-timesyncd systemd-udevd systemd-udev-trigger \
-  systemd-remount-fs systemd-sysusers systemd-logind systemd-networkd systemd-random-seed systemd-hwdb-update; do
+  systemd-remount-fs systemd-sysusers systemd-logind systemd-random-seed systemd-hwdb-update; do
   ln -s /dev/null "etc/systemd/system/$unit.service"
 done
 cat > etc/systemd/system/default.target <<END
@@ -47,7 +47,8 @@ After=basic.target dbus.service systemd-resolved.service
 END
 
 mount -t proc proc proc
-mount -t sysfs sysfs sys
+# Not to be written to: so systemd knows that there is no udev to wait for.
+mount -t sysfs -o ro sysfs sys
 mount -t tmpfs -o mode=755 run run
 mount -t tmpfs -o mode=755 devices dev
 for device in null zero full random urandom tty; do : > "dev/$device"; mount --bind "/dev/$device" "dev/$device"; done

@@ -215,6 +215,45 @@ fn the_unit_does_it_with_hardly_a_right_and_takes_it_back_when_it_stops() {
 }
 
 #[test]
+fn a_network_daemon_that_configures_all_links_leaves_ours_alone() {
+    let (machine, _elsewhere) = Machine::boot();
+    let _agent = machine.start_agent();
+    let before = machine.settings();
+    let all = "[Match]\nName=cdns*\n\n[Network]\nLinkLocalAddressing=no\nDNS=10.99.0.53\nDomains=~other\n";
+    fs::create_dir(machine.path("/etc/systemd/network")).unwrap();
+    let file = fs::File::create(machine.path("/etc/systemd/network/zz-default.network"));
+    file.unwrap().write_all(all.as_bytes()).unwrap();
+    machine.run(&["systemctl", "start", "systemd-networkd"]);
+    machine.run(&["ip", "link", "add", "cdns9", "type", "bridge"]);
+    machine.run(&["ip", "link", "set", "cdns9", "up"]);
+    let state = |link: &str| machine.run(&["networkctl", "--no-pager", "status", link]);
+    eventually(PATIENCE, "the daemon configures links", || {
+        state("cdns9").contains("(configured)").then_some(())
+    });
+
+    machine.resolved(&["apply", "--mode", "link"]);
+    eventually(PATIENCE, "the daemon knows our link", || {
+        state("cdns0").contains("(unmanaged)").then_some(())
+    });
+    finds(&machine, "web.service.consul", "10.1.2.3");
+    finds(&machine, "example.org", ELSEWHERE);
+    assert_eq!(machine.resolved(&["apply", "--mode", "link"]), "");
+    machine.resolved(&["remove"]);
+    machine.run(&["ip", "link", "delete", "cdns9"]);
+    machine.run(&["systemctl", "stop", "systemd-networkd"]);
+    let names = |text: &str| {
+        text.lines()
+            .filter(|line| line.contains("up0") || line.contains("cdns"))
+            .map(str::to_owned)
+            .collect::<Vec<_>>()
+    };
+    eventually(PATIENCE, "the resolver is as before", || {
+        (names(&machine.settings()) == names(&before)).then_some(())
+    });
+    assert_eq!(machine.text("/run/systemd/network/00-consul-dns.network"), None);
+}
+
+#[test]
 fn who_may_not_and_what_cannot_be_is_refused_with_advice_and_nothing_changes() {
     let (machine, _elsewhere) = Machine::boot();
     let before = machine.settings();
