@@ -14,6 +14,7 @@ pub mod agent;
 pub mod bootstrap;
 pub mod provision_server;
 pub mod registrator;
+pub mod resolved;
 
 pub mod cli;
 

@@ -28,6 +28,7 @@ mod operator;
 mod output;
 mod registrator;
 mod reload;
+mod resolved;
 mod serve_provision;
 mod signals;
 mod spec_args;
@@ -98,6 +99,8 @@ enum Command {
     Agent(Box<agent::Args>),
     /// Register what Docker runs, with no change to the containers.
     Registrator(registrator::Args),
+    /// Make this machine's own resolver, and Docker's containers, find names of the domain through the agent.
+    Resolved(resolved::Args),
     /// Run a whole cluster of machines on loopback, for a look or a test.
     Up(up::Args),
     /// List the members of the cluster.
@@ -162,6 +165,7 @@ fn run(command: Command, output: &mut Output) -> anyhow::Result<u8> {
         Command::Bootstrap(args) => bootstrap::run(args, output),
         Command::Agent(args) => agent::run(*args, output),
         Command::Registrator(args) => registrator::run(args, output),
+        Command::Resolved(args) => resolved::run(args, output),
         Command::Up(args) => up::run(args, output),
         Command::Members(args) => members::run(args, output),
         Command::Join(args) => join::run(args, output),

@@ -16,5 +16,6 @@ pub mod health;
 pub mod membership;
 pub mod provision;
 pub mod registration;
+pub mod resolved;
 pub mod sync;
 pub mod version;

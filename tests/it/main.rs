@@ -20,6 +20,7 @@ mod registrator;
 mod reload;
 mod replacement;
 mod replication;
+mod resolved;
 mod serve_provision;
 mod stress;
 mod support;

@@ -3,7 +3,7 @@
 //! All forms but JSON have `#` comments, so one table serves them: a comment goes above the lines that begin as it says.
 
 /// How a line begins, behind blanks and list dashes; and why it is there.
-const REASONS: [(&str, &str); 59] = [
+const REASONS: [(&str, &str); 60] = [
     // Units.
     (
         "Wants=network-online.target",
@@ -29,10 +29,11 @@ const REASONS: [(&str, &str); 59] = [
         "an empty address would make a cluster that nobody reaches: better no start",
     ),
     (
-        "ExecStart=/bin/sh -c '{ echo \"[Resolve]\"",
-        "written beside the file first, so that nobody reads half of it",
+        "ExecStart=-",
+        "for containers; without Docker, or with an old resolver, the machine's own names still work",
     ),
-    ("ExecStartPre=/bin/sh -c 'set -- $$(systemctl", "older resolvers ignore the line without a word"),
+    ("CapabilityBoundingSet=CAP_NET_ADMIN", "the one right of root that is needed: a link of its own"),
+    ("ConfigurationDirectory=docker", "the other place: Docker's settings name the server for containers"),
     ("ExecStopPost=-", "what this unit made, it removes"),
     ("ExecStart=", "the same on every machine; what differs, the machine looks up itself"),
     ("ExecReload=", "systemctl reload reads the configuration files again"),

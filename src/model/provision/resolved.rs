@@ -1,49 +1,48 @@
-//! How a machine's own resolver finds the agent: a drop-in of systemd-resolved.
-//!
-//! The drop-in lives under `/run`, so a machine that lost its power comes up with its own resolvers alone. The unit
-//! writes it when the agent is ready, restarts the resolver only if it changed, and removes it when it stops.
+//! The unit by which a machine's own resolver finds the agent: it runs `corediscover resolved`, with the spec's options.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use serde::Serialize;
 
+use super::binary::Binary;
 use super::render::{RenderError, render};
-use super::spec::Spec;
+use super::spec::{DnsPort, Spec};
 use super::units::Manager;
-
-/// Folder of the drop-in; systemd-resolved reads it beside `/etc/systemd/resolved.conf.d`.
-pub const FOLDER: &str = "/run/systemd/resolved.conf.d";
-/// The name that consul-coreos used: it sorts first, because the first server is asked first.
-pub const FILE: &str = "00-consul-dns.conf";
-/// The port that needs no mention in `DNS=`; others need systemd 246.
-const DNS_PORT_STANDARD: u16 = 53;
+use crate::model::resolved::STANDARD_PORT;
 
 #[derive(Serialize)]
 struct Values<'a> {
-    folder: &'a str,
-    file: &'a str,
+    binary: &'a str,
+    installs: bool,
     domain: &'a str,
-    dns_port: u16,
-    port_needs_version: bool,
-    drop_in_lines: Vec<String>,
+    flags: String,
+    serves_containers: bool,
     ending: &'a str,
 }
 
-/// The lines of the drop-in.
-fn drop_in_lines(spec: &Spec) -> Vec<String> {
-    let server = match (spec.agent_address(), spec.dns_port.number()) {
-        (address, DNS_PORT_STANDARD) => address.to_string(),
-        (IpAddr::V4(address), port) => format!("{address}:{port}"),
-        (IpAddr::V6(address), port) => format!("[{address}]:{port}"),
+/// What differs from the command's defaults.
+fn flags(spec: &Spec) -> String {
+    let mut flags = String::new();
+    let mut add = |flag: &str, value: &str| {
+        for word in [" --", flag, " ", value] {
+            flags.push_str(word);
+        }
     };
-    vec!["[Resolve]".to_owned(), format!("DNS={server}"), format!("Domains=~{}", spec.domain.as_str())]
+    if !spec.domain.is_default() {
+        add("domain", spec.domain.as_str());
+    }
+    if spec.agent_address() != IpAddr::V4(Ipv4Addr::LOCALHOST) {
+        add("address", &spec.agent_address().to_string());
+    }
+    if spec.dns_port != DnsPort::default() {
+        add("dns-port", &spec.dns_port.number().to_string());
+    }
+    flags
 }
 
-/// The drop-in itself.
-pub fn drop_in(spec: &Spec) -> String {
-    let mut text = drop_in_lines(spec).join("\n");
-    text.push('\n');
-    text
+/// Whether the resolver is to answer containers: not where the agent itself does so, at the same port.
+fn serves_containers(spec: &Spec) -> bool {
+    spec.dns_port.number() != STANDARD_PORT || spec.client.iter().all(IpAddr::is_loopback)
 }
 
 /// `corediscover-resolved.service`.
@@ -51,16 +50,14 @@ pub fn drop_in(spec: &Spec) -> String {
 /// # Errors
 /// Never for a template of this program.
 pub fn unit(spec: &Spec, manager: Manager) -> Result<String, RenderError> {
-    let port = spec.dns_port.number();
     render(
         "resolved",
         &Values {
-            folder: FOLDER,
-            file: FILE,
+            binary: spec.binary.path(),
+            installs: !matches!(spec.binary, Binary::Path(_)),
             domain: spec.domain.as_str(),
-            dns_port: port,
-            port_needs_version: port != DNS_PORT_STANDARD,
-            drop_in_lines: drop_in_lines(spec),
+            flags: flags(spec),
+            serves_containers: serves_containers(spec),
             ending: manager.ending(),
         },
     )
@@ -68,23 +65,48 @@ pub fn unit(spec: &Spec, manager: Manager) -> Result<String, RenderError> {
 
 #[cfg(test)]
 mod tests {
-    use super::drop_in;
+    use super::unit;
     use crate::model::provision::Spec;
+    use crate::model::provision::units::Manager;
 
-    #[test]
-    fn the_drop_in_names_the_agent_and_only_its_domain() {
-        assert_eq!(drop_in(&Spec::default()), "[Resolve]\nDNS=127.0.0.1:8600\nDomains=~consul\n");
+    #[track_caller]
+    fn commands(spec: &Spec) -> Vec<String> {
+        let text = unit(spec, Manager::Systemd).unwrap();
+        let lines = text.lines().filter(|line| line.starts_with("Exec"));
+        lines.map(|line| line.replace("/opt/bin/corediscover ", "")).collect()
     }
 
     #[test]
-    fn old_resolvers_get_no_port_and_special_addresses_are_followed() {
-        let spec = Spec { dns_port: "53".parse().unwrap(), ..Spec::default() };
-        assert_eq!(drop_in(&spec), "[Resolve]\nDNS=127.0.0.1\nDomains=~consul\n");
+    fn the_unit_says_only_what_differs_from_the_defaults() {
+        assert_eq!(
+            commands(&Spec::default()),
+            [
+                "ExecStart=resolved apply",
+                "ExecStart=-resolved apply --docker --restart-docker idle",
+                "ExecStopPost=-resolved remove --no-block"
+            ]
+        );
         let spec = Spec {
             client: vec!["fd00::7".parse().unwrap()],
             domain: "corp.example".parse().unwrap(),
+            dns_port: "5353".parse().unwrap(),
             ..Spec::default()
         };
-        assert_eq!(drop_in(&spec), "[Resolve]\nDNS=[fd00::7]:8600\nDomains=~corp.example\n");
+        assert_eq!(
+            commands(&spec)[0],
+            "ExecStart=resolved apply --domain corp.example --address fd00::7 --dns-port 5353"
+        );
+    }
+
+    #[test]
+    fn an_agent_that_answers_containers_itself_keeps_its_port() {
+        for (client, lines) in [("127.0.0.1", 3), ("172.17.0.1", 2), ("0.0.0.0", 2)] {
+            let spec = Spec {
+                dns_port: "53".parse().unwrap(),
+                client: vec![client.parse().unwrap()],
+                ..Spec::default()
+            };
+            assert_eq!(commands(&spec).len(), lines, "{client}");
+        }
     }
 }

@@ -21,7 +21,7 @@ use corediscover::model::provision::ignition::{Version, ignition};
 use corediscover::model::provision::lint::{Finding, Language, Rule};
 use corediscover::model::provision::spec::{AddressSource, NodeSource};
 use corediscover::model::provision::units::{Manager, unit_files};
-use corediscover::model::provision::{Spec, lint, resolved};
+use corediscover::model::provision::{Spec, lint};
 use proptest::prelude::*;
 
 use crate::support::{binary, corediscover};
@@ -221,46 +221,6 @@ fn take_log(folder: &Path) -> Vec<String> {
 fn unit_text(spec: &Spec, name: &str) -> String {
     let files = unit_files(spec, Manager::Systemd).unwrap();
     files.into_iter().find(|file| file.name == name).unwrap().text
-}
-
-#[test]
-fn the_resolver_is_restarted_only_when_its_drop_in_changes_and_it_is_removed_at_stop() {
-    let unit = unit_text(&Spec::default(), "corediscover-resolved.service");
-    let folder = tempfile::tempdir().unwrap();
-    let folder = folder.path();
-    let start = shell_commands(&unit, "ExecStart");
-    let stop = shell_commands(&unit, "ExecStopPost");
-    let restarts = ["reset-failed systemd-resolved.service", "try-restart systemd-resolved.service"];
-    let drop_in = folder.join(resolved::FILE);
-
-    assert!(run_commands(&start, folder, resolved::FOLDER, &[]));
-    assert_eq!(fs::read_to_string(&drop_in).unwrap(), resolved::drop_in(&Spec::default()));
-    assert_eq!(take_log(folder), restarts);
-
-    assert!(run_commands(&start, folder, resolved::FOLDER, &[]));
-    assert_eq!(take_log(folder), [""; 0], "nothing changed");
-
-    write_atomic(&drop_in, b"[Resolve]\nDNS=192.0.2.1\n", MODE_PUBLIC).unwrap();
-    assert!(run_commands(&start, folder, resolved::FOLDER, &[]));
-    assert_eq!(take_log(folder), restarts);
-
-    assert!(run_commands(&stop, folder, resolved::FOLDER, &[]));
-    assert_eq!(take_log(folder).len(), 2);
-    assert!(run_commands(&stop, folder, resolved::FOLDER, &[]));
-    assert_eq!(take_log(folder), [""; 0], "there was nothing to remove");
-    assert_eq!(fs::read_dir(folder).unwrap().count(), 0);
-}
-
-#[test]
-fn a_resolver_that_knows_no_ports_is_refused_and_port_53_needs_no_version() {
-    let folder = tempfile::tempdir().unwrap();
-    let check = |spec: &Spec, version: &str| {
-        let commands = shell_commands(&unit_text(spec, "corediscover-resolved.service"), "ExecStartPre");
-        run_commands(&commands, folder.path(), resolved::FOLDER, &[("FAKE_SYSTEMD_VERSION", version)])
-    };
-    assert!(check(&Spec::default(), "246") && check(&Spec::default(), "257~rc1"));
-    assert!(!check(&Spec::default(), "245") && !check(&Spec::default(), ""));
-    assert!(check(&Spec { dns_port: "53".parse().unwrap(), ..Spec::default() }, "229"));
 }
 
 #[test]

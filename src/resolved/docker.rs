@@ -1,0 +1,145 @@
+//! Docker's settings: which server containers ask when nobody says another.
+
+use std::net::IpAddr;
+use std::path::Path;
+
+use anyhow::Context as _;
+
+use super::changes::{self, Changes};
+use super::system;
+use crate::hint::{WithHint as _, causes, fault};
+use crate::host::files::read_if_there;
+use crate::host::interfaces;
+use crate::model::resolved::LINK_ADDRESS;
+use crate::model::resolved::docker::{
+    BRIDGE_ADDRESS, DAEMON_FILE, bridge, is_all_ours, with_server, without_server,
+};
+
+/// Docker's unit.
+const DOCKER: &str = "docker.service";
+/// Docker's bridge.
+const BRIDGE: &str = "docker0";
+/// What to do about a file that dockerd would not read.
+const FILE_ADVICE: &str =
+    "dockerd would not start with it either: correct it, `dockerd --validate` tells more";
+
+/// Whether dockerd is restarted when its settings changed: it reads `dns` at no other time, not on SIGHUP either.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Restart {
+    /// Never: the user does it, or the next boot.
+    Never,
+    /// Only while no container runs, so that nobody notices.
+    WhenIdle,
+    /// Also when containers are stopped by that.
+    Always,
+}
+
+fn address() -> IpAddr {
+    IpAddr::V4(LINK_ADDRESS)
+}
+
+fn read() -> anyhow::Result<String> {
+    let bytes = read_if_there(Path::new(DAEMON_FILE))?.unwrap_or_default();
+    String::from_utf8(bytes).with_context(|| format!("{DAEMON_FILE} is not text")).hint(FILE_ADVICE)
+}
+
+/// Refuses before anything is changed: dockerd does not start with a setting both as a flag and in its file, nor with
+/// a file that is no JSON.
+pub(super) fn must_take_servers() -> anyhow::Result<()> {
+    if system::runs_with_flag("dockerd", "--dns")? {
+        return Err(fault(
+            format!("dockerd runs with --dns, and would not start with `dns` in {DAEMON_FILE} beside it"),
+            format!(
+                "take --dns out of dockerd's flags, or give it --dns {LINK_ADDRESS} and leave --docker out"
+            ),
+        ));
+    }
+    with_server(&read()?, address())
+        .with_context(|| format!("cannot add to {DAEMON_FILE}"))
+        .hint(FILE_ADVICE)
+        .map(drop)
+}
+
+/// Addresses of the bridge, now and after dockerd's next start: containers that are given one with `--dns` ask there.
+pub(super) fn bridges(asked: Option<IpAddr>) -> anyhow::Result<Vec<IpAddr>> {
+    if let Some(address) = asked {
+        return Ok(vec![address]);
+    }
+    let configured =
+        bridge(&read()?).with_context(|| format!("cannot read {DAEMON_FILE}")).hint(FILE_ADVICE)?;
+    let present = interfaces::addresses()?
+        .into_iter()
+        .find_map(|(name, address)| (name == BRIDGE && address.is_ipv4()).then_some(address));
+    let mut found: Vec<IpAddr> = configured.into_iter().chain(present).collect();
+    found.dedup();
+    if found.is_empty() {
+        found.push(BRIDGE_ADDRESS);
+    }
+    Ok(found)
+}
+
+/// Containers that start from dockerd's next start on ask the resolver.
+pub(super) fn add(restart: Restart, changes: &mut Changes) -> anyhow::Result<()> {
+    let text = with_server(&read()?, address())
+        .with_context(|| format!("cannot add to {DAEMON_FILE}"))
+        .hint(FILE_ADVICE)?;
+    let Some(text) = text else { return Ok(()) };
+    changes::set(DAEMON_FILE, Some(&text))?;
+    changes.made(format!("put {LINK_ADDRESS} first in `dns` of {DAEMON_FILE}"));
+    if !system::succeeds("systemctl", &["--quiet", "is-active", DOCKER])? {
+        return Ok(());
+    }
+    let restarts = match restart {
+        Restart::Never => false,
+        Restart::WhenIdle => is_idle(changes),
+        Restart::Always => true,
+    };
+    if restarts {
+        system::run("systemctl", &["try-restart", DOCKER]).context("dockerd does not start again").hint(
+            "see `journalctl -u docker`; `corediscover resolved remove --docker` takes our setting away",
+        )?;
+        changes.made("restarted dockerd");
+    } else {
+        changes.note(
+            "dockerd reads this when it starts: `systemctl restart docker`, which stops containers unless live-restore \
+             is on; until then new containers ask as before",
+        );
+    }
+    Ok(())
+}
+
+/// Whether no container runs; if that cannot be known, one may.
+fn is_idle(changes: &mut Changes) -> bool {
+    match system::run("docker", &["ps", "--quiet"]) {
+        Ok(containers) => containers.trim().is_empty(),
+        Err(error) => {
+            changes.note(format!("dockerd is not restarted: {}", causes(&error)));
+            false
+        }
+    }
+}
+
+/// Whether Docker gives containers our address.
+pub(super) fn is_told() -> anyhow::Result<bool> {
+    let text = read()?;
+    // A file that dockerd would not read tells it nothing.
+    Ok(without_server(&text, address()).is_ok_and(|left| left.is_some()))
+}
+
+/// Takes out what [`add`] put in.
+pub(super) fn take(changes: &mut Changes) -> anyhow::Result<()> {
+    let text = read()?;
+    let left = without_server(&text, address())
+        .with_context(|| format!("cannot take our server out of {DAEMON_FILE}"))
+        .hint(FILE_ADVICE)?;
+    let Some(left) = left else { return Ok(()) };
+    let ours = is_all_ours(&text, address());
+    changes::set(DAEMON_FILE, if ours { None } else { Some(&left) })?;
+    changes.made(format!("took {LINK_ADDRESS} out of `dns` of {DAEMON_FILE}"));
+    if system::succeeds("systemctl", &["--quiet", "is-active", DOCKER])? {
+        changes.note(format!(
+            "containers that run ask {LINK_ADDRESS} until they are made again; dockerd forgets it at its next start"
+        ));
+    }
+    Ok(())
+}
