@@ -12,6 +12,7 @@ pub mod tasks;
 
 pub mod agent;
 pub mod bootstrap;
+pub mod fleet;
 pub mod registrator;
 
 pub mod cli;

@@ -13,6 +13,7 @@ mod cmd_run;
 mod compose;
 mod connection;
 mod diff;
+mod fleet;
 mod force_leave;
 mod ignition;
 mod info;
@@ -86,6 +87,8 @@ enum Command {
     /// Print the docker command that starts an agent container: `$(… cmd:run 10.0.0.1 -d)`.
     #[command(name = "cmd:run")]
     CmdRun(cmd_run::Args),
+    /// Bring the binary and units onto machines over SSH, and see what runs there.
+    Fleet(Box<fleet::Args>),
     /// Meet the other machines in etcd, find this machine's role, run the agent with it.
     Bootstrap(bootstrap::Args),
     /// Run the discovery agent.
@@ -151,6 +154,7 @@ fn run(command: Command, output: &mut Output) -> anyhow::Result<u8> {
         Command::Lint(args) => lint::run(args, output),
         Command::Diff(args) => diff::run(args, output),
         Command::CmdRun(args) => cmd_run::run(args, output),
+        Command::Fleet(args) => fleet::run(*args, output),
         Command::Bootstrap(args) => bootstrap::run(args, output),
         Command::Agent(args) => agent::run(*args, output),
         Command::Registrator(args) => registrator::run(args, output),

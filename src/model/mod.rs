@@ -10,6 +10,7 @@ pub mod api;
 pub mod catalog;
 pub mod dns;
 pub mod election;
+pub mod fleet;
 pub mod health;
 pub mod membership;
 pub mod provision;

@@ -9,7 +9,7 @@ use anyhow::{Context as _, bail};
 
 use super::Definition;
 use super::fragment::Fragment;
-use super::servers::{birth, replace_after, replace_mode};
+use super::servers::{birth, is_named, replace_after, replace_mode};
 use crate::hint::{WithHint as _, fault};
 use crate::host::interfaces;
 use crate::model::names::Datacenter;
@@ -172,12 +172,16 @@ impl Settings {
     /// Consul's texts, each with what to do.
     pub fn check(fragment: Fragment, hostname: &str) -> anyhow::Result<Self> {
         let dev = fragment.dev.unwrap_or(false);
-        let server = fragment.server.unwrap_or(dev);
         let mut warnings = fragment.warnings;
-        let (bootstrap, expect) =
-            birth(fragment.bootstrap, fragment.bootstrap_expect, server, dev, &mut warnings)?;
         let bind = bind_address(fragment.bind_addr.as_deref(), dev)?;
         let advertise = advertise_address(fragment.advertise_addr.as_deref(), bind, &mut warnings)?;
+        let named = (!fragment.server_at.is_empty())
+            .then(|| is_named(&fragment.server_at, fragment.server, advertise, hostname, &mut warnings))
+            .transpose()?;
+        let server = named.or(fragment.server).unwrap_or(dev);
+        // The same flags for all machines: they are for those that are servers.
+        let expect = fragment.bootstrap_expect.filter(|_| named != Some(false));
+        let (bootstrap, expect) = birth(fragment.bootstrap, expect, server, dev, &mut warnings)?;
         let client = fragment.client_addr.as_deref().unwrap_or("127.0.0.1");
         let http = http_addresses(fragment.addresses_http.as_deref().unwrap_or(client))?;
         let dns = dns_addresses(fragment.addresses_dns.as_deref().unwrap_or(client))?;

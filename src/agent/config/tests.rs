@@ -95,3 +95,31 @@ fn limits_are_consuls_and_can_be_changed() {
     let large = Fragment { limits_kv_max_value_size: Some(5 << 20), ..Fragment::default() };
     refused(large, "limits.kv_max_value_size cannot be 5242880");
 }
+
+#[test]
+fn a_machine_is_a_server_if_it_is_named_as_one() {
+    let named = |servers: &[&str], advertise: &str| Fragment {
+        server_at: servers.iter().map(|name| (*name).to_owned()).collect(),
+        advertise_addr: Some(advertise.to_owned()),
+        bootstrap_expect: Some(3),
+        ..valid()
+    };
+    let check = |fragment: Fragment| {
+        let settings = Settings::check(fragment, "host-9").unwrap();
+        (settings.server, settings.expect)
+    };
+    assert_eq!(check(named(&["192.0.2.1", "192.0.2.2"], "192.0.2.2")), (true, Some(3)));
+    assert_eq!(check(named(&["192.0.2.1", "192.0.2.2"], "192.0.2.3")), (false, None));
+    assert_eq!(check(named(&["HOST-9"], "192.0.2.3")), (true, Some(3)));
+    assert_eq!(check(named(&["127.0.0.1"], "192.0.2.3")), (true, Some(3)));
+    let unknown = named(&["no-such-host.invalid"], "192.0.2.3");
+    let settings = Settings::check(unknown, "host-9").unwrap();
+    assert!(
+        !settings.server && settings.warnings[0].contains("no-such-host.invalid"),
+        "{:?}",
+        settings.warnings
+    );
+    let both = Fragment { server: Some(true), ..named(&["192.0.2.1"], "192.0.2.2") };
+    let error = format!("{:#}", Settings::check(both, "host-9").unwrap_err());
+    assert!(error.contains("-server and -server-at both say"), "{error}");
+}
