@@ -10,7 +10,7 @@ use crate::hint::{WithHint as _, fault};
 use crate::model::fleet::formation::{Facts, SCRIPT};
 use crate::model::fleet::survey::SYSTEM;
 use crate::model::provision::binary::BINARY_PATH;
-use crate::model::provision::units::{AGENT, UnitFile};
+use crate::model::provision::units::{AGENT, REGISTRATOR, UnitFile};
 
 /// Mode of the binary.
 const BINARY_MODE: &str = "0755";
@@ -28,6 +28,8 @@ pub struct Done {
     pub binary: bool,
     /// Units were written.
     pub units: usize,
+    /// Its agent is of a cluster, and still runs the binary of before.
+    pub to_restart: bool,
 }
 
 impl Machine {
@@ -81,7 +83,11 @@ impl Machine {
                 .hint("bring the one of a release, which needs no libraries, with --binary")?;
         }
         let Some(units) = units else {
-            return self.go_on(done, runs);
+            done.to_restart = done.binary && runs;
+            if !runs {
+                self.systemctl(&["--no-block", "start"], &[AGENT])?;
+            }
+            return Ok(done);
         };
         for unit in units {
             let path = format!("{SYSTEM}/{}", unit.name);
@@ -97,14 +103,12 @@ impl Machine {
         Ok(done)
     }
 
-    /// A machine of a cluster: its agent runs, and with the binary that was brought.
-    fn go_on(&self, done: Done, runs: bool) -> anyhow::Result<Done> {
-        if done.binary {
-            self.systemctl(&["restart"], &[AGENT])?;
-        } else if !runs {
-            self.systemctl(&["--no-block", "start"], &[AGENT])?;
-        }
-        Ok(done)
+    /// Restarts what runs the binary, once it is new; waits until the agent is ready.
+    ///
+    /// # Errors
+    /// With what systemd says.
+    pub fn restart(&self) -> anyhow::Result<()> {
+        self.systemctl(&["try-restart"], &[AGENT, REGISTRATOR]).map(|_| ())
     }
 
     /// What an agent's command prints, if it succeeds.

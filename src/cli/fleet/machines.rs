@@ -15,18 +15,15 @@ use crate::model::fleet::machines::{Target, parse_file, parse_list, parse_ssh_co
 /// Private keys of OpenSSH that are tried when none is named, in this order.
 const USUAL_KEYS: [&str; 3] = ["id_ed25519", "id_ecdsa", "id_rsa"];
 
+/// Says which machines, where no flag does.
+const MACHINES_VARIABLE: &str = "COREDISCOVER_MACHINES";
+
 /// Which machines, and how they are reached.
 #[derive(clap::Args)]
 pub(super) struct MachineArgs {
     /// Machines as [user@]host[:port], separated by commas; or a file with one on each line, then metadata as in
-    /// `role=web,disk=ssd` for MachineMetadata=.
-    #[arg(
-        long,
-        value_name = "HOSTS|FILE",
-        global = true,
-        env = "COREDISCOVER_MACHINES",
-        conflicts_with = "vagrant"
-    )]
+    /// `role=web,disk=ssd` for `MachineMetadata=`.
+    #[arg(long, value_name = "HOSTS|FILE", global = true, env = MACHINES_VARIABLE)]
     machines: Option<String>,
     /// The machines of the Vagrantfile in this folder.
     #[arg(long, global = true)]
@@ -34,10 +31,10 @@ pub(super) struct MachineArgs {
     /// Who to log in as, where the machine's name does not say it [default: who you are here].
     #[arg(long, value_name = "USER", global = true)]
     user: Option<String>,
-    /// A private key; may be repeated [default: the agent's, then ~/.ssh/id_ed25519, id_ecdsa, id_rsa].
+    /// A private key; may be repeated [default: the agent's, then those of ~/.ssh].
     #[arg(long, short, value_name = "FILE", global = true)]
     identity: Vec<PathBuf>,
-    /// The file with the keys of known hosts [default: ~/.ssh/known_hosts].
+    /// The file with the keys of known hosts [default: that of ~/.ssh].
     #[arg(long, value_name = "FILE", global = true)]
     known_hosts: Option<PathBuf>,
     /// Add the keys of hosts that are not known yet; a changed key is refused all the same.
@@ -51,6 +48,10 @@ pub(super) struct MachineArgs {
 impl MachineArgs {
     /// The machines.
     pub(super) fn targets(&self) -> anyhow::Result<Vec<Target>> {
+        if self.vagrant && self.listed() {
+            let error = fault("--machines and --vagrant both name machines", "give one of the two");
+            return Err(error.context(Usage("fleet does not know which machines")));
+        }
         if self.vagrant {
             return vagrant();
         }
@@ -66,7 +67,12 @@ impl MachineArgs {
 
     /// Whether they are named by flags.
     pub(super) fn are_named(&self) -> bool {
-        self.vagrant || self.machines.is_some()
+        self.vagrant || self.listed()
+    }
+
+    /// Whether `--machines` was typed.
+    fn listed(&self) -> bool {
+        self.machines.is_some() && self.machines != std::env::var(MACHINES_VARIABLE).ok()
     }
 
     /// Reads the value of `--machines`: a file, if there is one.

@@ -11,7 +11,7 @@ use crate::cli::{EXIT_FAILED, Output, Usage};
 use crate::fleet::units::Step;
 use crate::hint::{WithHint as _, fault};
 use crate::model::fleet::requirements::{Requirements, template_of};
-use crate::model::fleet::schedule::{Known, Wanted, homes, schedule, text_of};
+use crate::model::fleet::schedule::{Known, Wanted, homes, is_template, schedule, text_of};
 use crate::model::fleet::tables::{self, View};
 use crate::model::provision::lint::unit_name_fault;
 
@@ -92,7 +92,7 @@ pub(super) fn submit(machines: &MachineArgs, args: SubmitArgs, output: &mut Outp
 /// Runs `start`.
 pub(super) fn start(machines: &MachineArgs, args: StartArgs, output: &mut Output) -> anyhow::Result<u8> {
     let asked = args.units.iter().map(|unit| read(unit, false)).collect::<anyhow::Result<Vec<_>>>()?;
-    if let Some(template) = asked.iter().find(|asked| asked.name.contains("@.")) {
+    if let Some(template) = asked.iter().find(|asked| is_template(&asked.name)) {
         let (name, instance) = (&template.name, template.name.replace("@.", "@1."));
         let error =
             fault(format!("{name} is a template"), format!("submit it, then start an instance: {instance}"));

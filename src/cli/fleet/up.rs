@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::machines::MachineArgs;
 use super::{Fleet, tell_failure};
-use crate::cli::{EXIT_FAILED, EXIT_FINE, Output, Usage};
+use crate::cli::{EXIT_FAILED, Output, Usage};
 use crate::fleet::up::{Done, JOURNAL_LINES, LOOK_INTERVAL};
 use crate::hint::{WithHint as _, advise, fault};
 use crate::model::duration;
@@ -96,8 +96,18 @@ pub(super) fn run(machines: MachineArgs, args: Args, output: &mut Output) -> any
     if done.is_empty() {
         return Ok(EXIT_FAILED);
     }
-    let formed = until_formed(&mut fleet, &facts, wait, output)?;
-    Ok(if formed { fleet.code() } else { EXIT_FAILED })
+    // One after the other, each when the one before is back: the cluster goes on all the while.
+    for (number, _) in done.iter().filter(|(_, done)| done.to_restart) {
+        if !until_formed(&fleet, &facts, wait, output) {
+            return Ok(EXIT_FAILED);
+        }
+        fleet.on(&[*number], |_, machine| machine.restart(), |()| Some("restarted".to_owned()), output);
+    }
+    if !until_formed(&fleet, &facts, wait, output) {
+        return Ok(EXIT_FAILED);
+    }
+    tell_members(&fleet, output)?;
+    Ok(fleet.code())
 }
 
 fn read_binary(args: &Args) -> anyhow::Result<Vec<u8>> {
@@ -142,19 +152,14 @@ fn units(args: &Args, plan: &Plan, number: usize, facts: &Facts) -> anyhow::Resu
     Ok(Some(unit_files_at(&spec, place)?.into_iter().filter(wanted).collect()))
 }
 
-/// Waits until an agent sees a leader and all machines alive; prints the members then, else what is missing.
-fn until_formed(
-    fleet: &mut Fleet,
-    facts: &[Facts],
-    wait: Duration,
-    output: &mut Output,
-) -> anyhow::Result<bool> {
+/// Waits until an agent sees a leader and all machines alive; tells what is missing when that takes too long.
+fn until_formed(fleet: &Fleet, facts: &[Facts], wait: Duration, output: &mut Output) -> bool {
     let end = Instant::now() + wait;
     let answering = |fleet: &Fleet| {
         let asked = fleet.machines.iter().filter(|machine| !fleet.failed.contains(&machine.target.name));
-        let statuses = asked.map(|machine| machine.ask_agent(&["status", "--json"]));
+        let mut statuses = asked.map(|machine| machine.ask_agent(&["status", "--json"]));
         // One whose connection is lost meanwhile shows as a member that is missing.
-        let status = statuses.filter_map(|answer| answer.ok().flatten()).next()?;
+        let status = statuses.find_map(|answer| answer.ok().flatten())?;
         serde_json::from_str::<Value>(&status).ok()
     };
     let missing = loop {
@@ -174,7 +179,7 @@ fn until_formed(
         std::thread::sleep(LOOK_INTERVAL);
     };
     if missing.is_empty() {
-        return tell_members(fleet, output);
+        return true;
     }
     for machine in fleet.machines.iter().filter(|machine| missing.contains(&machine.target.name)) {
         let journal = machine.journal(AGENT, JOURNAL_LINES).unwrap_or_else(|error| format!("{error:#}"));
@@ -188,7 +193,7 @@ fn until_formed(
         );
         tell_failure(&machine.target.name, &error, output);
     }
-    Ok(false)
+    false
 }
 
 /// The machines that `status` does not show alive.
@@ -200,7 +205,7 @@ fn missing(status: &Value, facts: &[Facts]) -> Vec<String> {
     facts.iter().filter(|facts| !is_alive(facts)).map(|facts| facts.name.clone()).collect()
 }
 
-fn tell_members(fleet: &Fleet, output: &mut Output) -> anyhow::Result<bool> {
+fn tell_members(fleet: &Fleet, output: &mut Output) -> anyhow::Result<()> {
     for machine in &fleet.machines {
         if let Some(table) = machine.ask_agent(&["members"])? {
             output.data(&table)?;
@@ -209,7 +214,7 @@ fn tell_members(fleet: &Fleet, output: &mut Output) -> anyhow::Result<bool> {
                  `/opt/bin/corediscover catalog services` what runs in it.\n\
                  `corediscover fleet up` with one more machine at the end of the list adds that machine.",
             );
-            return Ok(fleet.code() == EXIT_FINE);
+            return Ok(());
         }
     }
     Err(fault("no agent lists the members any more", "`corediscover fleet up` can be given again"))

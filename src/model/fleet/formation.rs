@@ -14,7 +14,7 @@ use crate::model::provision::spec::{SERVERS_DEFAULT, Servers};
 pub const HEAD: &str = "Written by corediscover fleet up for this machine.";
 
 /// Asks a machine, as root, what is on it already. No word of a user is in it.
-pub const SCRIPT: &str = r#"export LC_ALL=C
+pub const SCRIPT: &str = r"export LC_ALL=C
 echo 'file /proc/net/fib_trie'; cat /proc/net/fib_trie
 echo 'file /proc/net/route'; cat /proc/net/route
 echo 'file unit'; cat /etc/systemd/system/corediscover-agent.service 2>/dev/null
@@ -24,7 +24,7 @@ echo; echo 'file parts'
 [ -S /var/run/docker.sock ] && echo docker
 systemctl is-active --quiet systemd-resolved.service && echo resolved
 systemctl is-active --quiet corediscover-agent.service && echo agent
-exit 0"#;
+exit 0";
 
 /// What is on a machine before anything is done.
 #[derive(Debug, Clone, Default)]
@@ -61,13 +61,12 @@ impl Facts {
         let mut files: BTreeMap<&str, String> = BTreeMap::new();
         let mut at = "";
         for line in answer.lines() {
-            match line.strip_prefix("file ") {
-                Some(name) => at = name,
-                None => {
-                    let file = files.entry(at).or_default();
-                    file.push_str(line);
-                    file.push('\n');
-                }
+            if let Some(name) = line.strip_prefix("file ") {
+                at = name;
+            } else {
+                let file = files.entry(at).or_default();
+                file.push_str(line);
+                file.push('\n');
             }
         }
         let text = |name: &str| files.get(name).map(String::as_str).unwrap_or_default();

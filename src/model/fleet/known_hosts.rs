@@ -1,4 +1,4 @@
-//! The text of `known_hosts`: which key a host must have (sshd(8), "SSH_KNOWN_HOSTS FILE FORMAT").
+//! The text of `known_hosts`: which key a host must have (sshd(8)).
 
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD};

@@ -147,7 +147,7 @@ pub fn parse_metadata(text: &str) -> Result<Metadata, MachinesError> {
     pairs.ok_or_else(|| MachinesError::Metadata(text.to_owned()))
 }
 
-/// Reads what `vagrant ssh-config` prints (ssh_config(5), as vagrant writes it).
+/// Reads what `vagrant ssh-config` prints (OpenSSH's configuration, as vagrant writes it).
 ///
 /// # Errors
 /// When no machine is in it.

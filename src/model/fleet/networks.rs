@@ -66,7 +66,9 @@ mod tests {
                 .to_owned();
         trie.push_str("     |-- 127.0.0.1\n        /32 host LOCAL\n");
         for address in addresses {
-            trie.push_str(&format!("     |-- {address}\n        /32 host LOCAL\n"));
+            for part in ["     |-- ", *address, "\n        /32 host LOCAL\n"] {
+                trie.push_str(part);
+            }
         }
         // Little-endian words, as on every machine that this is built for.
         let route = "Iface\tDestination\tGateway\tFlags\tRefCnt\tUse\tMetric\tMask\n\

@@ -62,8 +62,10 @@ mod tests {
     use crate::model::fleet::machines::{Metadata, parse_metadata};
     use crate::model::fleet::requirements::Requirements;
 
+    type Unit = (&'static str, Requirements);
+
     struct World {
-        hosts: Vec<(&'static str, &'static str, Metadata, Vec<(&'static str, Requirements)>)>,
+        hosts: Vec<(&'static str, &'static str, Metadata, Vec<Unit>)>,
     }
 
     fn asks(name: &str, section: &str) -> Requirements {

@@ -232,7 +232,7 @@ fn is_in_class(class: &[char], character: char) -> Option<bool> {
 #[cfg(test)]
 mod tests {
     use super::{Requirements, glob, template_of};
-    use crate::model::fleet::machines::parse_metadata;
+    use crate::model::fleet::machines::{Metadata, parse_metadata};
 
     fn read(section: &str) -> Requirements {
         Requirements::read("web@1.service", &format!("[Service]\nGlobal=true\n[X-Fleet]\n{section}")).unwrap()
@@ -285,8 +285,8 @@ mod tests {
         assert_eq!(check("role=web").as_deref(), Some("its metadata has not disk=ssd"));
         assert_eq!(check("role=x,disk=ssd").as_deref(), Some("its metadata has not role=db or role=web"));
         let id = read("MachineID=0123\n");
-        assert_eq!(id.objection("0123abcd", &Default::default()), None);
-        assert!(id.objection("9123abcd", &Default::default()).is_some());
+        assert_eq!(id.objection("0123abcd", &Metadata::new()), None);
+        assert!(id.objection("9123abcd", &Metadata::new()).is_some());
     }
 
     #[test]

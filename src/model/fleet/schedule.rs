@@ -37,7 +37,10 @@ pub fn schedule(known: &[Known<'_>], wanted: &[Wanted], missing: &[&str]) -> Vec
         .iter()
         .map(|machine| {
             let units = machine.survey.units.iter();
-            units.map(|unit| (unit.name.clone(), asks_of(&unit.name, &unit.text))).collect()
+            units
+                .filter(|unit| !is_template(&unit.name))
+                .map(|unit| (unit.name.clone(), asks_of(&unit.name, &unit.text)))
+                .collect()
         })
         .collect();
     let mut schedule = Schedule { known, held };
@@ -66,6 +69,10 @@ struct Schedule<'a> {
 
 impl Schedule<'_> {
     fn find(&mut self, unit: &Wanted, missing: &[&str]) -> Result<Vec<usize>, String> {
+        if is_template(&unit.name) {
+            // It only lies somewhere: what it asks for is for its instances.
+            return self.choose(&Wanted { asks: Requirements::default(), ..unit.clone() }, missing);
+        }
         let chosen = self.choose(unit, missing)?;
         for number in &chosen {
             let held = &mut self.held[*number];
@@ -110,6 +117,11 @@ impl Schedule<'_> {
         }
         place(&unit.name, &unit.asks, &hosts).map(|number| vec![number]).map_err(|error| error.to_string())
     }
+}
+
+/// Whether it is a template, which nobody runs.
+pub fn is_template(name: &str) -> bool {
+    name.contains("@.")
 }
 
 /// The machines that have the unit.
@@ -207,6 +219,20 @@ mod tests {
             wanted("h@3.service", "Conflicts=h@*.service"),
         ];
         check(&three, &apart, &[], "a; b; c");
+    }
+
+    #[test]
+    fn a_template_is_in_the_way_of_none_of_its_instances() {
+        let apart = "Conflicts=h@*.service";
+        let two = [survey("1", &[("h@.service", apart)]), survey("2", &[])];
+        let units = ["h@1.service", "h@2.service", "h@3.service"].map(|name| wanted(name, apart));
+        check(
+            &two,
+            &units,
+            &[],
+            "a; b; no machine can have it: a: the unit conflicts with h@1.service; b: the unit conflicts with h@2.service",
+        );
+        check(&two, &[wanted("g@.service", "Global=true\nMachineMetadata=role=none")], &[], "a");
     }
 
     #[test]

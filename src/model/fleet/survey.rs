@@ -105,18 +105,19 @@ impl UnitRecord {
 
 /// SHA-1 of the options, in hexadecimal digits: comments and blanks do not count.
 pub fn hash(text: &str) -> String {
-    let mut said = String::new();
+    let mut said: Vec<String> = Vec::new();
     let mut section = None;
     for option in unit_options(text) {
         if section.as_ref() != Some(&option.section) {
-            if section.is_some() {
-                said.push('\n');
-            }
-            said.push_str(&format!("[{}]\n", option.section));
+            said.extend(section.is_some().then(String::new));
+            said.push(format!("[{}]", option.section));
             section = Some(option.section);
         }
-        said.push_str(&format!("{}={}\n", option.key, option.value));
+        said.push(format!("{}={}", option.key, option.value));
     }
+    // Every line has its end.
+    said.push(String::new());
+    let said = said.join("\n");
     let digest = digest::digest(&digest::SHA1_FOR_LEGACY_USE_ONLY, said.as_bytes());
     digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
 }

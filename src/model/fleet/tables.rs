@@ -209,7 +209,7 @@ fn with_tabs(lines: &[Vec<String>]) -> String {
 #[cfg(test)]
 mod tests {
     use super::{MachineRow, Place, UnitFileRow, UnitRow, View, machines, unit_files, units};
-    use crate::model::fleet::machines::parse_metadata;
+    use crate::model::fleet::machines::{Metadata, parse_metadata};
 
     fn at(id: &str, ip: &str) -> Place {
         Place { name: ip.to_owned(), id: id.repeat(8), ip: ip.to_owned() }
@@ -237,7 +237,7 @@ mod tests {
             MachineRow {
                 place: at("491586a6", "10.10.1.100"),
                 hostname: String::new(),
-                metadata: Default::default(),
+                metadata: Metadata::new(),
             },
         ];
         assert_eq!(
