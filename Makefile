@@ -7,10 +7,11 @@ IMAGE   := corediscover:latest
 NODE_IMAGE := corediscover-node
 # One static file of at most 20 MB: what goes into a FROM scratch image and onto machines by curl.
 BINARY_BYTES_MAX := 20000000
-# program:Debian package. A package with `-` behind it is not installed: libvirt would come with vagrant otherwise.
-BUILD_TOOLS := cc:gcc make:make protoc:protobuf-compiler
+# program (or file):Debian package. A package with `-` behind it is not installed: libvirt would come with vagrant otherwise.
+BUILD_TOOLS := cc:gcc make:make protoc:protobuf-compiler pkg-config:pkg-config /usr/include/openssl/ssl.h:libssl-dev
 TEST_TOOLS  := etcd:etcd-server etcdctl:etcd-client dig:dnsutils busybox:busybox-static docker:docker.io systemd-analyze:systemd bash:bash dash:dash ip:iproute2 faketime:faketime mkfs.ext4:e2fsprogs \
-  mmdebstrap:mmdebstrap cloud-init:cloud-init ignition-validate:ignition vagrant:vagrant vagrant:vagrant-libvirt- ruby:ruby docker-compose:docker-compose unshare:util-linux
+  mmdebstrap:mmdebstrap cloud-init:cloud-init ignition-validate:ignition vagrant:vagrant vagrant:vagrant-libvirt- ruby:ruby docker-compose:docker-compose unshare:util-linux sshd:openssh-server ssh-keygen:openssh-client script:bsdutils \
+  hostname:hostname
 FUZZ_TOOLS  := c++:g++
 # All of them, or `make fuzz TARGET=dns_message`.
 FUZZ_TARGETS = $(if $(filter command,$(firstword $(origin TARGET))),$(TARGET),$(basename $(notdir $(wildcard fuzz/targets/*.rs))))
@@ -66,6 +67,9 @@ deny:
 RELR := $(shell getconf GNU_LIBC_VERSION 2>/dev/null | \
   awk '{ split($$2, v, "."); if (v[1] > 2 || v[2] >= 36) print "-C link-arg=-Wl,--pack-dyn-relocs=relr" }')
 
+# OpenSSL, on which SSH stands, is linked in too.
+release bench: export OPENSSL_STATIC := 1
+
 # glibc linked in: no dynamic library is needed where it runs. Equal functions, of which generic code makes many, are
 # folded by lld, which rustc links with on this target.
 release: build-tools
@@ -110,7 +114,7 @@ fuzz: fuzz-tools
 
 # Installs what is missing when it may, else names it.
 define need
-	@missing=; for pair in $(1); do command -v $${pair%%:*} >/dev/null 2>&1 || missing="$$missing $${pair##*:}"; done; \
+	@missing=; for pair in $(1); do command -v $${pair%%:*} >/dev/null 2>&1 || test -e $${pair%%:*} || missing="$$missing $${pair##*:}"; done; \
 	[ -z "$$missing" ] && exit 0; \
 	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq $$missing; \

@@ -12,6 +12,7 @@ pub mod tasks;
 
 pub mod agent;
 pub mod bootstrap;
+pub mod fleet;
 pub mod provision_server;
 pub mod registrator;
 pub mod resolved;

@@ -100,6 +100,9 @@ pub(crate) struct Args {
     /// Be a server.
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     server: Option<bool>,
+    /// Be a server if this machine has this address or name, and a client otherwise; may be repeated.
+    #[arg(long, value_name = "ADDRESS")]
+    server_at: Vec<String>,
     /// Port of RPC.
     #[arg(long)]
     server_port: Option<i64>,
@@ -155,6 +158,7 @@ impl Args {
             alt_domain: self.alt_domain,
             data_dir: self.data_dir,
             server: self.server,
+            server_at: self.server_at,
             dev: self.dev,
             bootstrap: self.bootstrap,
             bootstrap_expect: self.bootstrap_expect,

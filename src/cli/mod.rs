@@ -14,6 +14,7 @@ mod cmd_run;
 mod compose;
 mod connection;
 mod diff;
+mod fleet;
 mod force_leave;
 mod ignition;
 mod info;
@@ -93,6 +94,8 @@ enum Command {
     CmdRun(cmd_run::Args),
     /// Show which address this machine tells the others, and why.
     Address(address::Args),
+    /// Bring the binary and units onto machines over SSH, and see what runs there.
+    Fleet(Box<fleet::Args>),
     /// Meet the other machines in etcd, find this machine's role, run the agent with it.
     Bootstrap(bootstrap::Args),
     /// Run the discovery agent.
@@ -162,6 +165,7 @@ fn run(command: Command, output: &mut Output) -> anyhow::Result<u8> {
         Command::Diff(args) => diff::run(args, output),
         Command::CmdRun(args) => cmd_run::run(args, output),
         Command::Address(args) => address::run(args, output),
+        Command::Fleet(args) => fleet::run(*args, output),
         Command::Bootstrap(args) => bootstrap::run(args, output),
         Command::Agent(args) => agent::run(*args, output),
         Command::Registrator(args) => registrator::run(args, output),

@@ -27,7 +27,8 @@ pub(super) struct SpecArgs {
     /// An etcd that is there already; without it, an etcd of each machine on 127.0.0.1:2379.
     #[arg(long, value_name = "URL,…", value_delimiter = ',')]
     etcd: Vec<Endpoint>,
-    /// No etcd: all machines are servers, and meet by gossip at these addresses.
+    /// No etcd: machines meet by gossip at these addresses. The first of them, as many as --servers, are the servers; all
+    /// other machines are clients.
     #[arg(long, value_name = "ADDRESS,…", value_delimiter = ',', conflicts_with = "etcd")]
     join: Vec<Peer>,
     /// How machines get the binary: `url=URL,sha512=DIGEST`, `image=NAME` or `path=/PATH`

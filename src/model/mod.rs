@@ -11,6 +11,7 @@ pub mod api;
 pub mod catalog;
 pub mod dns;
 pub mod election;
+pub mod fleet;
 pub mod hcl;
 pub mod health;
 pub mod membership;

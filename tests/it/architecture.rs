@@ -71,6 +71,7 @@ const PLACES: &[(&str, &[&str])] = &[
     ("etcd_client", &["src/bootstrap/etcd_v3.rs"]),
     ("openraft::", &["src/agent/consensus/"]),
     ("hickory_", &["src/agent/dns/"]),
+    ("ssh2::", &["src/fleet/"]),
     ("tera::", &["src/model/provision/render.rs"]),
     ("reqwest", &["src/client/", "src/bootstrap/etcd_v2/", "src/agent/checks/http.rs"]),
     ("clap::", &["src/cli/"]),

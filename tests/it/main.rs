@@ -11,6 +11,7 @@ mod containers;
 mod dns;
 mod docs;
 mod faults;
+mod fleet;
 mod formats;
 mod http;
 mod image;

@@ -18,6 +18,8 @@ pub struct Fragment {
     pub alt_domain: Option<String>,
     pub data_dir: Option<PathBuf>,
     pub server: Option<bool>,
+    /// Machines that are servers; if there are any, this one is a server if it is one of them.
+    pub server_at: Vec<String>,
     pub dev: Option<bool>,
     pub bootstrap: Option<bool>,
     pub bootstrap_expect: Option<i64>,
@@ -82,6 +84,7 @@ impl Fragment {
             limits_http_max_conns_per_client limits_kv_max_value_size soa_refresh soa_retry soa_expire soa_min_ttl);
         self.node_meta.extend(later.node_meta);
         self.dns_service_ttl.extend(later.dns_service_ttl);
+        self.server_at.extend(later.server_at);
         self.retry_join.extend(later.retry_join);
         self.recursors.extend(later.recursors);
         self.services.extend(later.services);

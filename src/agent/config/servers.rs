@@ -1,11 +1,13 @@
 //! The settings of servers: how their cluster is born, what is done when one dies, when they leave.
 
+use std::net::{IpAddr, ToSocketAddrs as _};
 use std::time::Duration;
 
 use anyhow::bail;
 
 use super::Settings;
 use crate::hint::{WithHint as _, fault};
+use crate::host::interfaces;
 use crate::model::sync::servers::Mode;
 use crate::tasks::StopRequest;
 
@@ -25,6 +27,41 @@ impl Settings {
         };
         said.unwrap_or(!server)
     }
+}
+
+/// Whether this machine is one of `named`: by the address that it tells the others, by any other address of it, or by its
+/// host name.
+pub(super) fn is_named(
+    named: &[String],
+    server: Option<bool>,
+    advertise: IpAddr,
+    hostname: &str,
+    warnings: &mut Vec<String>,
+) -> anyhow::Result<bool> {
+    if server.is_some() {
+        return Err(fault(
+            "-server and -server-at both say whether this machine is a server",
+            "-server-at is for flags that are the same on all machines; give one of the two",
+        ));
+    }
+    let own: Vec<IpAddr> = interfaces::addresses()?.into_iter().map(|(_, address)| address).collect();
+    let is_own = |address: IpAddr| address == advertise || own.contains(&address);
+    let mut found = false;
+    for name in named {
+        if name.parse::<IpAddr>().is_ok_and(is_own) || name.eq_ignore_ascii_case(hostname) {
+            found = true;
+        } else if name.parse::<IpAddr>().is_err() {
+            match (name.as_str(), 0).to_socket_addrs() {
+                Ok(mut addresses) => found |= addresses.any(|address| is_own(address.ip())),
+                Err(error) => {
+                    warnings.push(format!(
+                        "-server-at {name}: taken for another machine, as its address is not known: {error}"
+                    ));
+                }
+            }
+        }
+    }
+    Ok(found)
 }
 
 pub(super) fn birth(

@@ -10,7 +10,7 @@ use anyhow::{Context as _, bail};
 use super::Definition;
 use super::addresses::{Addresses, ip};
 use super::fragment::Fragment;
-use super::servers::{birth, replace_after, replace_mode};
+use super::servers::{birth, is_named, replace_after, replace_mode};
 use crate::hint::{WithHint as _, fault};
 use crate::model::names::Datacenter;
 use crate::model::sync::servers::Mode;
@@ -174,12 +174,16 @@ impl Settings {
     /// Consul's texts, each with what to do.
     pub fn check(mut fragment: Fragment, hostname: &str) -> anyhow::Result<Self> {
         let dev = fragment.dev.unwrap_or(false);
-        let server = fragment.server.unwrap_or(dev);
         let mut warnings = std::mem::take(&mut fragment.warnings);
-        let (bootstrap, expect) =
-            birth(fragment.bootstrap, fragment.bootstrap_expect, server, dev, &mut warnings)?;
         let Addresses { bind, advertise, advertise_reason, http, dns } =
             Addresses::of(&fragment, dev, &mut warnings)?;
+        let named = (!fragment.server_at.is_empty())
+            .then(|| is_named(&fragment.server_at, fragment.server, advertise, hostname, &mut warnings))
+            .transpose()?;
+        let server = named.or(fragment.server).unwrap_or(dev);
+        // The same flags for all machines: they are for those that are servers.
+        let expect = fragment.bootstrap_expect.filter(|_| named != Some(false));
+        let (bootstrap, expect) = birth(fragment.bootstrap, expect, server, dev, &mut warnings)?;
         let data_dir = if dev { None } else { fragment.data_dir };
         if data_dir.as_ref().is_none_or(|dir| dir.as_os_str().is_empty()) && !dev {
             return Err(fault(

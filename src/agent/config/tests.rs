@@ -155,3 +155,31 @@ fn an_address_that_says_too_much_or_nothing_is_refused() {
     let error = Settings::check(valid().merge(advertise("interface:lo")), "host").unwrap_err();
     assert!(format!("{error:#}").contains("127.0.0.1 (lo): loopback"), "{error:#}");
 }
+
+#[test]
+fn a_machine_is_a_server_if_it_is_named_as_one() {
+    let named = |servers: &[&str], advertise: &str| Fragment {
+        server_at: servers.iter().map(|name| (*name).to_owned()).collect(),
+        advertise_addr: Some(advertise.to_owned()),
+        bootstrap_expect: Some(3),
+        ..valid()
+    };
+    let check = |fragment: Fragment| {
+        let settings = Settings::check(fragment, "host-9").unwrap();
+        (settings.server, settings.expect)
+    };
+    assert_eq!(check(named(&["240.0.2.1", "240.0.2.2"], "240.0.2.2")), (true, Some(3)));
+    assert_eq!(check(named(&["240.0.2.1", "240.0.2.2"], "240.0.2.3")), (false, None));
+    assert_eq!(check(named(&["HOST-9"], "240.0.2.3")), (true, Some(3)));
+    assert_eq!(check(named(&["127.0.0.1"], "240.0.2.3")), (true, Some(3)));
+    let unknown = named(&["no-such-host.invalid"], "240.0.2.3");
+    let settings = Settings::check(unknown, "host-9").unwrap();
+    assert!(
+        !settings.server && settings.warnings[0].contains("no-such-host.invalid"),
+        "{:?}",
+        settings.warnings
+    );
+    let both = Fragment { server: Some(true), ..named(&["240.0.2.1"], "240.0.2.2") };
+    let error = format!("{:#}", Settings::check(both, "host-9").unwrap_err());
+    assert!(error.contains("-server and -server-at both say"), "{error}");
+}

@@ -74,7 +74,10 @@ fn command(spec: &Spec) -> Vec<String> {
         ]);
         add(&["--expect", &servers, "--data-dir", "/data", "--"]);
     } else {
-        add(&["agent", "-server", "-bootstrap-expect", &servers]);
+        add(&["agent", "-bootstrap-expect", &servers]);
+        for server in spec.etcd.servers(spec.servers) {
+            add(&["-server-at", &server.to_string()]);
+        }
         for peer in spec.etcd.join() {
             add(&["-join", &peer.to_string()]);
         }
@@ -114,8 +117,10 @@ mod tests {
 
     #[test]
     fn without_etcd_the_agents_join() {
-        let words = agent(Draft { join: vec!["10.0.0.1".parse().unwrap()], ..Draft::default() });
-        assert_eq!(words[..6], ["agent", "-server", "-bootstrap-expect", "3", "-join", "10.0.0.1"]);
+        let join = ["10.0.0.1", "10.0.0.2"].map(|address| address.parse().unwrap()).to_vec();
+        let words = agent(Draft { join, servers: Some("1".parse().unwrap()), ..Draft::default() });
+        let wanted = "agent -bootstrap-expect 1 -server-at 10.0.0.1 -join 10.0.0.1 -join 10.0.0.2";
+        assert_eq!(words[..9].join(" "), wanted);
     }
 
     #[test]

@@ -75,12 +75,17 @@ impl Draft {
         if fleet && matches!(etcd, Etcd::Absent { .. }) {
             return Err(SpecError::FleetWithoutEtcd);
         }
+        let servers = self.servers.unwrap_or_default();
+        let peers = etcd.join().len();
+        if peers > 0 && peers < usize::from(servers.count()) {
+            return Err(SpecError::FewPeers { peers, servers: servers.count() });
+        }
         let is_for_containers = format == Format::Compose;
         if is_for_containers && matches!(self.binary, Some(Binary::Path(_) | Binary::Download { .. })) {
             return Err(SpecError::NeedsImage);
         }
         Ok(Spec {
-            servers: self.servers.unwrap_or_default(),
+            servers,
             etcd,
             fleet,
             binary: self.binary.unwrap_or_else(|| format.usual_binary()),
@@ -132,7 +137,10 @@ mod tests {
 
     #[test]
     fn what_a_format_cannot_say_is_refused() {
-        let join = Draft { join: vec!["10.0.0.1".parse().unwrap()], ..Draft::default() };
+        let one = "1".parse().unwrap();
+        let join = Draft { join: vec!["10.0.0.1".parse().unwrap()], servers: Some(one), ..Draft::default() };
+        let few = Draft { servers: None, ..join.clone() };
+        assert_eq!(few.into_spec(Format::Units), Err(SpecError::FewPeers { peers: 1, servers: 3 }));
         assert!(join.clone().into_spec(Format::CloudConfig).is_ok_and(|spec| !spec.fleet));
         let fleet = Draft { fleet: Some(true), ..join };
         assert_eq!(fleet.clone().into_spec(Format::Units), Err(SpecError::FleetWithoutEtcd));

@@ -4,7 +4,7 @@ use std::fmt;
 use std::net::IpAddr;
 use std::str::FromStr;
 
-use super::spec::{Domain, SpecError};
+use super::spec::{Domain, Servers, SpecError};
 
 /// Where the machine's own etcd answers.
 pub const ETCD_LOCAL: &str = "http://127.0.0.1:2379";
@@ -111,9 +111,10 @@ pub enum Etcd {
     },
     /// An etcd that is there already.
     Given(Vec<Endpoint>),
-    /// No etcd: the servers meet by gossip, and all machines are servers.
+    /// No etcd: the servers meet by gossip.
     Absent {
-        /// Machines to join at: as many as are known beforehand.
+        /// Machines to join at. The first of them, as many as there are to be servers, are the servers: only they may
+        /// begin the cluster.
         join: Vec<Peer>,
     },
 }
@@ -148,6 +149,12 @@ impl Etcd {
             }
             Self::Absent { .. } => None,
         }
+    }
+
+    /// Those of the machines to join at that are the servers; none where the machines meet in etcd.
+    pub fn servers(&self, servers: Servers) -> &[Peer] {
+        let join = self.join();
+        &join[..join.len().min(usize::from(servers.count()))]
     }
 
     /// The machines to join at; none where the machines meet in etcd.

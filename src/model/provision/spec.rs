@@ -49,6 +49,17 @@ pub enum SpecError {
     /// Machines meet in one place.
     #[error("machines meet in etcd, or by gossip at the addresses to join: give one of the two")]
     JoinWithEtcd,
+    /// The first ones are the servers, so there must be as many.
+    #[error(
+        "--join names {peers} of the {servers} servers: name all of them, the servers first; all other machines \
+         become clients"
+    )]
+    FewPeers {
+        /// How many are named.
+        peers: usize,
+        /// How many servers there are to be.
+        servers: u8,
+    },
     /// fleet keeps its units in etcd.
     #[error("fleet needs etcd: give --etcd, or leave fleet out and use plain units")]
     FleetWithoutEtcd,
@@ -119,6 +130,11 @@ impl Servers {
     /// The number.
     pub fn count(self) -> u8 {
         self.0
+    }
+
+    /// One alone: what fewer than three machines can have.
+    pub fn one() -> Self {
+        Self(1)
     }
 }
 

@@ -202,8 +202,11 @@ mod tests {
 
     #[test]
     fn a_printed_spec_is_read_as_the_same_spec() {
-        let join =
-            Draft { join: vec!["10.0.0.1".parse().unwrap(), "fd00::1".parse().unwrap()], ..Draft::default() };
+        let join = Draft {
+            join: vec!["10.0.0.1".parse().unwrap(), "fd00::1".parse().unwrap()],
+            servers: Some("1".parse().unwrap()),
+            ..Draft::default()
+        };
         let full = read(
             "servers: 5\nnode: machine-id\nadvertise: public\ndomain: corp.example\nclient: 127.0.0.1,::1\n",
         );

@@ -1,6 +1,6 @@
 //! The unit files of a machine: for systemd alone, or for fleet, which puts a copy on every machine.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use serde::Serialize;
 
@@ -57,11 +57,15 @@ pub struct UnitFile {
 
 #[derive(Serialize)]
 struct AgentValues<'a> {
+    head: &'a str,
     binary: &'a str,
     installs: bool,
     advertise: String,
     etcd: Option<String>,
     join: Vec<String>,
+    /// The machines that are servers; empty: this one is or is not, as `is_server` says.
+    server_at: Vec<String>,
+    is_server: bool,
     servers: u8,
     agent_flags: String,
     ending: &'a str,
@@ -88,30 +92,62 @@ struct InstallValues<'a> {
     ending: &'a str,
 }
 
+/// What one machine is in a cluster whose servers are named beforehand.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Place<'a> {
+    /// How its agent's unit begins.
+    pub head: &'a str,
+    /// Where the others reach it.
+    pub advertise: IpAddr,
+    /// Whether it is one of the servers that begin the cluster.
+    pub is_server: bool,
+}
+
+/// How a unit begins that is the same on every machine.
+const HEAD: &str = "Written by corediscover. The same text serves every machine of the cluster.";
+
 /// All unit files of `spec`, in the order in which they should start.
 ///
 /// # Errors
 /// Never for a template of this program.
 pub fn unit_files(spec: &Spec, manager: Manager) -> Result<Vec<UnitFile>, RenderError> {
+    all_files(spec, manager, None)
+}
+
+/// As [`unit_files`], for one machine alone.
+///
+/// # Errors
+/// Never for a template of this program.
+pub fn unit_files_at(spec: &Spec, place: Place<'_>) -> Result<Vec<UnitFile>, RenderError> {
+    all_files(spec, Manager::Systemd, Some(place))
+}
+
+fn all_files(spec: &Spec, manager: Manager, place: Option<Place<'_>>) -> Result<Vec<UnitFile>, RenderError> {
     let mut files = Vec::new();
     if let Some(text) = install(spec, manager)? {
         files.push(UnitFile { name: INSTALL, text });
     }
-    files.push(UnitFile { name: AGENT, text: agent(spec, manager)? });
+    files.push(UnitFile { name: AGENT, text: agent(spec, manager, place)? });
     files.push(UnitFile { name: REGISTRATOR, text: registrator(spec, manager)? });
     files.push(UnitFile { name: RESOLVED, text: resolved::unit(spec, manager)? });
     Ok(files)
 }
 
-fn agent(spec: &Spec, manager: Manager) -> Result<String, RenderError> {
+fn agent(spec: &Spec, manager: Manager, place: Option<Place<'_>>) -> Result<String, RenderError> {
+    let source = || unit_word(&spec.address.to_string());
+    let peers = spec.etcd.join();
+    let named = if place.is_none() { spec.etcd.servers(spec.servers) } else { &[] };
     render(
         "agent",
         &AgentValues {
+            head: place.map_or(HEAD, |place| place.head),
             binary: spec.binary.path(),
             installs: !matches!(spec.binary, Binary::Path(_)),
-            advertise: unit_word(&spec.address.to_string()),
+            advertise: place.map_or_else(source, |place| place.advertise.to_string()),
             etcd: spec.etcd.endpoints(),
-            join: spec.etcd.join().iter().map(ToString::to_string).collect(),
+            join: peers.iter().map(ToString::to_string).collect(),
+            server_at: named.iter().map(ToString::to_string).collect(),
+            is_server: place.is_some_and(|place| place.is_server),
             servers: spec.servers.count(),
             agent_flags: agent_flags(spec),
             ending: manager.ending(),

@@ -18,7 +18,7 @@ pub use cloud_config::{cloud_config, in_original_order};
 pub use cloud_init::cloud_init;
 pub use ignition::{butane, ignition};
 pub use rule::{Rule, Severity};
-pub use unit::unit;
+pub use unit::{UnitOption, options as unit_options, unit};
 pub use unit_name::fault as unit_name_fault;
 
 use super::yaml::{self, Fault, Kind, Node, Style};

@@ -34,6 +34,23 @@ impl Entry {
     }
 }
 
+/// An option of a unit file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UnitOption {
+    /// The section that it stands in; empty before the first.
+    pub section: String,
+    /// Its name.
+    pub key: String,
+    /// Its value, continued lines joined by blanks.
+    pub value: String,
+}
+
+/// The options of a unit file, in their order.
+pub fn options(text: &str) -> Vec<UnitOption> {
+    let option = |entry: Entry| UnitOption { section: entry.section, key: entry.key, value: entry.value };
+    parse(text, &mut Vec::new()).into_iter().map(option).collect()
+}
+
 /// Checks a unit file, or a drop-in of one. An empty list: nothing to change.
 pub fn unit(text: &str) -> Vec<Finding> {
     let mut findings = Vec::new();

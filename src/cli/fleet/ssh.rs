@@ -1,0 +1,87 @@
+//! `fleet ssh`: a command or a shell on one machine.
+
+use super::Fleet;
+use super::machines::MachineArgs;
+use crate::cli::{EXIT_FAILED, Output};
+use crate::fleet::Machine;
+use crate::hint::fault;
+use crate::model::fleet::schedule::homes;
+
+/// Arguments of `ssh`.
+#[derive(clap::Args)]
+pub(super) struct Args {
+    /// The machine that has this unit, instead of MACHINE.
+    #[arg(long, value_name = "UNIT")]
+    unit: Option<String>,
+    /// Name, address, or the beginning of the id of a machine; then the command to run there, else a shell.
+    #[arg(value_name = "MACHINE COMMAND", trailing_var_arg = true, allow_hyphen_values = true)]
+    words: Vec<String>,
+}
+
+/// Runs the command; the exit code is that of what ran there.
+pub(super) fn run(machines: &MachineArgs, args: Args, output: &mut Output) -> anyhow::Result<u8> {
+    let mut words = args.words;
+    let targets = machines.targets()?;
+    let fleet;
+    let machine = if let Some(unit) = &args.unit {
+        fleet = Fleet::reach(machines, output)?;
+        one(
+            unit,
+            &homes(&fleet.known(), unit).iter().map(|number| &fleet.machines[*number]).collect::<Vec<_>>(),
+        )?
+    } else {
+        if words.is_empty() {
+            return Err(fault(
+                "no machine is named",
+                "`corediscover fleet ssh MACHINE` or `… ssh --unit UNIT`",
+            ));
+        }
+        let name = words.remove(0);
+        let named: Vec<_> =
+            targets.iter().filter(|target| target.name == name || target.host == name).cloned().collect();
+        // One that is named by its id is found by asking all.
+        let chosen = if named.len() == 1 { named } else { targets };
+        fleet = Fleet::reach_these(&chosen, machines, output)?;
+        if chosen.len() == 1 && fleet.machines.is_empty() {
+            return Ok(EXIT_FAILED);
+        }
+        let fits = |machine: &&Machine| {
+            machine.target.name == name
+                || machine.target.host == name
+                || machine.survey.hostname == name
+                || machine.connection.address.to_string() == name
+                || machine.survey.machine_id.starts_with(&name)
+        };
+        one(&name, &fleet.machines.iter().filter(fits).collect::<Vec<_>>())?
+    };
+    if words.first().is_some_and(|word| word == "--") {
+        words.remove(0);
+    }
+    let code = if words.is_empty() {
+        let terminal = std::env::var("TERM").ok();
+        machine.connection.shell(terminal.as_deref(), &mut |bytes| output.bytes(bytes))?
+    } else {
+        let words: Vec<&str> = words.iter().map(String::as_str).collect();
+        let answer = machine.connection.run(&words, &[])?;
+        output.bytes(&answer.stdout)?;
+        if !answer.stderr.is_empty() {
+            output.note(answer.errors().trim_end());
+        }
+        answer.code
+    };
+    Ok(u8::try_from(code).unwrap_or(EXIT_FAILED))
+}
+
+fn one<'a>(name: &str, machines: &[&'a Machine]) -> anyhow::Result<&'a Machine> {
+    match machines {
+        [machine] => Ok(machine),
+        [] => Err(fault(
+            format!("no machine that answered is `{name}`, or has it"),
+            "`corediscover fleet list-machines` lists them",
+        )),
+        several => {
+            let names: Vec<&str> = several.iter().map(|machine| machine.target.name.as_str()).collect();
+            Err(fault(format!("`{name}` can be any of {}", names.join(", ")), "name one of them"))
+        }
+    }
+}

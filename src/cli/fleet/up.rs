@@ -1,0 +1,221 @@
+//! `fleet up`: plain machines become a cluster whose servers are named: no etcd, no user-data.
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use anyhow::Context as _;
+use serde_json::Value;
+
+use super::machines::MachineArgs;
+use super::{Fleet, tell_failure};
+use crate::cli::{EXIT_FAILED, Output, Usage};
+use crate::fleet::up::{Done, JOURNAL_LINES, LOOK_INTERVAL};
+use crate::hint::{WithHint as _, advise, fault};
+use crate::model::duration;
+use crate::model::fleet::formation::{Facts, HEAD, Plan, Role, architecture_of, plan};
+use crate::model::names::Datacenter;
+use crate::model::provision::Spec;
+use crate::model::provision::binary::BINARY_PATH;
+use crate::model::provision::etcd::Etcd;
+use crate::model::provision::spec::{AddressSource, DnsPort, Domain, Servers};
+use crate::model::provision::units::{AGENT, Place, REGISTRATOR, RESOLVED, UnitFile, unit_files_at};
+
+/// This very program.
+const OWN_BINARY: &str = "/proc/self/exe";
+
+/// Arguments of `up`.
+#[derive(clap::Args)]
+pub(super) struct Args {
+    /// The machines as [user@]host[:port]; the first are the servers. Or use --machines or --vagrant.
+    #[arg(value_name = "HOST")]
+    hosts: Vec<String>,
+    /// How many of them are servers [default: 3, or 1 of fewer than three machines].
+    #[arg(long, value_name = "N")]
+    servers: Option<Servers>,
+    /// The binary to bring [default: this one].
+    #[arg(long, value_name = "FILE")]
+    binary: Option<PathBuf>,
+    /// Name of the datacenter.
+    #[arg(long, value_name = "NAME", default_value = "dc1")]
+    datacenter: Datacenter,
+    /// The domain that DNS serves.
+    #[arg(long, value_name = "DOMAIN", default_value = "consul")]
+    domain: Domain,
+    /// The agents' DNS port; 53 where systemd is older than 246.
+    #[arg(long, value_name = "PORT", default_value = "8600")]
+    dns_port: DnsPort,
+    /// How long the machines may take to become one cluster.
+    #[arg(long, value_name = "DURATION", default_value = "2m")]
+    wait: String,
+}
+
+/// Runs the command.
+pub(super) fn run(machines: MachineArgs, args: Args, output: &mut Output) -> anyhow::Result<u8> {
+    let wait = duration::parse_positive(&args.wait).map_err(|error| {
+        fault(format!("--wait: {error}"), "write it as in 2m or 90s")
+            .context(Usage("--wait is not understood"))
+    })?;
+    let binary = read_binary(&args)?;
+    let architecture = architecture_of(&binary)
+        .ok_or_else(|| fault("the binary is none for Linux", "give the one of a release with --binary"))?;
+    let targets = match (args.hosts.is_empty(), machines.are_named()) {
+        (false, true) => {
+            let error =
+                fault("machines are named twice", "name them after `up`, or with --machines or --vagrant");
+            return Err(error.context(Usage("fleet up does not know which machines")));
+        }
+        (false, false) => MachineArgs::read(&args.hosts.join(","))?,
+        (true, _) => machines.targets()?,
+    };
+    let mut fleet = Fleet::reach_these(&targets, &machines, output)?;
+    let all: Vec<usize> = (0..fleet.machines.len()).collect();
+    let facts = fleet.on(&all, |_, machine| machine.facts(architecture), |_| None, output);
+    // A server that is missing now would be missing in every unit: all or none.
+    if !fleet.failed.is_empty() {
+        let error = fault(
+            format!("nothing was changed: {} cannot be set up", fleet.failed.join(", ")),
+            "repair what is said above, or leave these machines out, and give the command again",
+        );
+        return Err(error);
+    }
+    let facts: Vec<Facts> = facts.into_iter().map(|(_, facts)| facts).collect();
+    let plan = plan(&facts, args.servers).map_err(|error| {
+        advise(error.into(), "nothing was changed; give the command again when it is put right")
+    })?;
+    let units = facts
+        .iter()
+        .enumerate()
+        .map(|(number, facts)| units(&args, &plan, number, facts))
+        .collect::<anyhow::Result<Vec<_>>>()?;
+    let done = fleet.on(
+        &all,
+        |number, machine| machine.set_up(&binary, units[number].as_deref(), facts[number].runs),
+        |done| Some(told(*done)),
+        output,
+    );
+    if done.is_empty() {
+        return Ok(EXIT_FAILED);
+    }
+    // One after the other, each when the one before is back: the cluster goes on all the while.
+    for (number, _) in done.iter().filter(|(_, done)| done.to_restart) {
+        if !until_formed(&fleet, &facts, wait, output) {
+            return Ok(EXIT_FAILED);
+        }
+        fleet.on(&[*number], |_, machine| machine.restart(), |()| Some("restarted".to_owned()), output);
+    }
+    if !until_formed(&fleet, &facts, wait, output) {
+        return Ok(EXIT_FAILED);
+    }
+    tell_members(&fleet, output)?;
+    Ok(fleet.code())
+}
+
+fn read_binary(args: &Args) -> anyhow::Result<Vec<u8>> {
+    let path = args.binary.clone().unwrap_or_else(|| OWN_BINARY.into());
+    std::fs::read(&path)
+        .with_context(|| format!("cannot read the binary {}", path.display()))
+        .hint("--binary names the file to bring to the machines")
+}
+
+fn told(done: Done) -> String {
+    let units = match done.units {
+        0 => None,
+        1 => Some("1 unit".to_owned()),
+        count => Some(format!("{count} units")),
+    };
+    let parts: Vec<String> = done.binary.then(|| "the binary".to_owned()).into_iter().chain(units).collect();
+    if parts.is_empty() { "nothing to change".to_owned() } else { format!("brought {}", parts.join(" and ")) }
+}
+
+/// The units of a machine; `None` for one that stays what it is.
+fn units(args: &Args, plan: &Plan, number: usize, facts: &Facts) -> anyhow::Result<Option<Vec<UnitFile>>> {
+    let part = &plan.parts[number];
+    let Some(role) = part.becomes else { return Ok(None) };
+    let spec = Spec {
+        servers: plan.servers,
+        etcd: Etcd::Absent { join: plan.join.iter().map(|address| (*address).into()).collect() },
+        fleet: false,
+        binary: format!("path={BINARY_PATH}").parse()?,
+        datacenter: args.datacenter.clone(),
+        domain: args.domain.clone(),
+        address: AddressSource::Auto,
+        dns_port: args.dns_port,
+        ..Spec::default()
+    };
+    let place = Place { head: HEAD, advertise: part.address, is_server: role == Role::Server };
+    let wanted = |unit: &UnitFile| match unit.name {
+        AGENT => true,
+        REGISTRATOR => facts.docker,
+        RESOLVED => facts.resolved,
+        _ => false,
+    };
+    Ok(Some(unit_files_at(&spec, place)?.into_iter().filter(wanted).collect()))
+}
+
+/// Waits until an agent sees a leader and all machines alive; tells what is missing when that takes too long.
+fn until_formed(fleet: &Fleet, facts: &[Facts], wait: Duration, output: &mut Output) -> bool {
+    let end = Instant::now() + wait;
+    let answering = |fleet: &Fleet| {
+        let asked = fleet.machines.iter().filter(|machine| !fleet.failed.contains(&machine.target.name));
+        let mut statuses = asked.map(|machine| machine.ask_agent(&["status", "--json"]));
+        // One whose connection is lost meanwhile shows as a member that is missing.
+        let status = statuses.find_map(|answer| answer.ok().flatten())?;
+        serde_json::from_str::<Value>(&status).ok()
+    };
+    let missing = loop {
+        let status = answering(fleet).unwrap_or_default();
+        let missing = missing(&status, facts);
+        let leader = status["leader"].as_str().unwrap_or_default();
+        if missing.is_empty() && !leader.is_empty() {
+            break missing;
+        }
+        if Instant::now() >= end {
+            break if missing.is_empty() {
+                facts.iter().map(|facts| facts.name.clone()).collect()
+            } else {
+                missing
+            };
+        }
+        std::thread::sleep(LOOK_INTERVAL);
+    };
+    if missing.is_empty() {
+        return true;
+    }
+    for machine in fleet.machines.iter().filter(|machine| missing.contains(&machine.target.name)) {
+        let journal = machine.journal(AGENT, JOURNAL_LINES).unwrap_or_else(|error| format!("{error:#}"));
+        let error = fault(
+            format!(
+                "it is no member of a cluster with a leader after {wait:?}; its agent says:\n{}",
+                journal.trim_end()
+            ),
+            "the machines must reach each other on ports 8300 (TCP) and 8301 (TCP and UDP): is there a firewall? The \
+             command can be given again",
+        );
+        tell_failure(&machine.target.name, &error, output);
+    }
+    false
+}
+
+/// The machines that `status` does not show alive.
+fn missing(status: &Value, facts: &[Facts]) -> Vec<String> {
+    let members = status["members"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let is_alive = |facts: &&Facts| {
+        members.iter().any(|member| member["name"] == facts.hostname.as_str() && member["status"] == "alive")
+    };
+    facts.iter().filter(|facts| !is_alive(facts)).map(|facts| facts.name.clone()).collect()
+}
+
+fn tell_members(fleet: &Fleet, output: &mut Output) -> anyhow::Result<()> {
+    for machine in &fleet.machines {
+        if let Some(table) = machine.ask_agent(&["members"])? {
+            output.data(&table)?;
+            output.note(
+                "next, on any of these machines: `/opt/bin/corediscover status` shows the cluster, and \
+                 `/opt/bin/corediscover catalog services` what runs in it.\n\
+                 `corediscover fleet up` with one more machine at the end of the list adds that machine.",
+            );
+            return Ok(());
+        }
+    }
+    Err(fault("no agent lists the members any more", "`corediscover fleet up` can be given again"))
+}

@@ -1,0 +1,123 @@
+//! What `fleet up` does to one machine: binary, units, start. What is there already is left alone.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use anyhow::Context as _;
+
+use super::Machine;
+use crate::hint::{WithHint as _, fault};
+use crate::model::fleet::formation::{Facts, SCRIPT};
+use crate::model::fleet::survey::SYSTEM;
+use crate::model::provision::binary::BINARY_PATH;
+use crate::model::provision::units::{AGENT, REGISTRATOR, UnitFile};
+
+/// Mode of the binary.
+const BINARY_MODE: &str = "0755";
+/// Mode of unit files.
+const UNIT_MODE: &str = "0644";
+/// Lines of the agent's journal that are shown when it does not get anywhere.
+pub const JOURNAL_LINES: &str = "15";
+/// How often the machines are asked whether they are a cluster yet.
+pub const LOOK_INTERVAL: Duration = Duration::from_millis(500);
+
+/// What was done to a machine.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Done {
+    /// The binary was brought.
+    pub binary: bool,
+    /// Units were written.
+    pub units: usize,
+    /// Its agent is of a cluster, and still runs the binary of before.
+    pub to_restart: bool,
+}
+
+impl Machine {
+    /// What is on the machine, for `fleet up`. Nothing is changed.
+    ///
+    /// # Errors
+    /// When the machine cannot be one of a cluster: no systemd, no root, another processor than `architecture`.
+    pub fn facts(&self, architecture: &str) -> anyhow::Result<Facts> {
+        if !self.survey.systemd {
+            return Err(fault(
+                "systemd does not run there",
+                "`fleet up` is for machines with systemd; `corediscover cmd:run` starts an agent with Docker alone",
+            ));
+        }
+        if self.survey.architecture != architecture {
+            return Err(fault(
+                format!("the machine is {}, and the binary is for {architecture}", self.survey.architecture),
+                "give a binary for it with --binary",
+            ));
+        }
+        self.check_root()?;
+        let advertise = self.target.metadata.get("advertise").map(|text| text.parse::<IpAddr>());
+        let mut facts = Facts {
+            name: self.target.name.clone(),
+            hostname: self.survey.hostname.clone(),
+            machine_id: self.survey.machine_id.clone(),
+            advertise: advertise
+                .transpose()
+                .context("advertise= in the list of machines is no IP address")?,
+            connected_to: Some(self.connection.address),
+            reached_at: self.survey.reached_at,
+            ..Facts::default()
+        };
+        let answer =
+            self.run_as_root(&["sh", "-c", SCRIPT], &[])?.expect_success("the look at the machine")?;
+        facts.read(&answer);
+        Ok(facts)
+    }
+
+    /// Brings the binary and, where the machine is to become something, its units; enables and starts them.
+    ///
+    /// # Errors
+    /// Names the step.
+    pub fn set_up(&self, binary: &[u8], units: Option<&[UnitFile]>, runs: bool) -> anyhow::Result<Done> {
+        let mut done =
+            Done { binary: self.put_file_if_other(BINARY_PATH, binary, BINARY_MODE)?, ..Done::default() };
+        if done.binary {
+            self.run_as_root(&[BINARY_PATH, "version"], &[])?
+                .expect_success("the binary")
+                .context("the binary does not run there")
+                .hint("bring the one of a release, which needs no libraries, with --binary")?;
+        }
+        let Some(units) = units else {
+            done.to_restart = done.binary && runs;
+            if !runs {
+                self.systemctl(&["--no-block", "start"], &[AGENT])?;
+            }
+            return Ok(done);
+        };
+        for unit in units {
+            let path = format!("{SYSTEM}/{}", unit.name);
+            done.units += usize::from(self.put_file_if_other(&path, unit.text.as_bytes(), UNIT_MODE)?);
+        }
+        let names: Vec<&str> = units.iter().map(|unit| unit.name).collect();
+        if done.units > 0 {
+            self.systemctl(&["daemon-reload"], &[])?;
+            self.systemctl(&["enable", "--quiet"], &names)?;
+        }
+        let verb = if done.units > 0 || done.binary { "restart" } else { "start" };
+        self.systemctl(&["--no-block", verb], &names)?;
+        Ok(done)
+    }
+
+    /// Restarts what runs the binary, once it is new; waits until the agent is ready.
+    ///
+    /// # Errors
+    /// With what systemd says.
+    pub fn restart(&self) -> anyhow::Result<()> {
+        self.systemctl(&["try-restart"], &[AGENT, REGISTRATOR]).map(|_| ())
+    }
+
+    /// What an agent's command prints, if it succeeds.
+    ///
+    /// # Errors
+    /// When the connection ends.
+    pub fn ask_agent(&self, words: &[&str]) -> anyhow::Result<Option<String>> {
+        let words: Vec<&str> = [BINARY_PATH].into_iter().chain(words.iter().copied()).collect();
+        let answer = self.connection.run(&words, &[])?;
+        Ok((answer.code == 0).then(|| answer.text()))
+    }
+}

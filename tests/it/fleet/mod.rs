@@ -1,0 +1,9 @@
+//! Fleet over SSH against real sshd processes: whom we trust, how we log in, what happens to units, how a cluster comes up.
+
+mod known;
+mod login;
+mod machine;
+mod reach;
+mod together;
+mod units;
+mod up;

@@ -1,0 +1,90 @@
+//! `fleet up`: machines with sshd alone become a cluster; once more changes nothing; one more machine joins.
+
+use serde_json::Value;
+
+use super::machine::{Machine, User};
+use crate::support::netns::Network;
+
+/// A network with machines in it.
+struct Site {
+    network: Network,
+    user: User,
+    machines: Vec<Machine>,
+}
+
+impl Site {
+    fn new(count: usize) -> Self {
+        let network = Network::new(count, 1);
+        let user = User::new();
+        let machine = |number: usize| {
+            let (address, launcher) = (network.address(number), network.launcher(number));
+            Machine::at(&format!("{number}-host"), (address, 22).into(), launcher).let_in(&user.key()).start()
+        };
+        let machines = (0..count).map(machine).collect();
+        Self { network, user, machines }
+    }
+
+    fn up(&self, count: usize, more: &[&str]) -> (i32, String, String) {
+        let _inside = self.network.enter();
+        let names: Vec<String> =
+            self.machines[..count].iter().map(|machine| machine.address.ip().to_string()).collect();
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        self.user.fleet(&[&["up", "--accept-new"], more, &names[..]].concat())
+    }
+
+    /// What `status --json` says on a machine.
+    fn status(&self, number: usize) -> Value {
+        let _inside = self.network.enter();
+        let name = self.machines[number].address.ip().to_string();
+        let words =
+            ["--accept-new", "--machines", &name, "ssh", &name, "/opt/bin/corediscover", "status", "--json"];
+        let (code, stdout, stderr) = self.user.fleet(&words);
+        assert_eq!(code, 0, "{stderr}");
+        serde_json::from_str(&stdout).unwrap()
+    }
+}
+
+#[test]
+fn plain_machines_become_a_cluster_and_stay_as_they_are_and_a_new_one_joins_as_a_client() {
+    let site = Site::new(4);
+    let (code, stdout, stderr) = site.up(3, &[]);
+    assert_eq!(code, 0, "{stdout}{stderr}{}", site.machines[0].read("lib/agent.log"));
+    assert!(stderr.contains("10.77.0.1: brought the binary and 1 unit\n"), "{stderr}");
+    assert_eq!(stdout.matches("  alive   server  ").count(), 3, "{stdout}");
+    let unit = site.machines[1].read("system/corediscover-agent.service");
+    let line = "agent \\\n  -server \\\n  -bootstrap-expect 3 \\\n  -join 10.77.0.1 \\\n  -join 10.77.0.2 \\\n  -join 10.77.0.3 \\\n  \
+                -advertise 10.77.0.2 \\\n";
+    assert!(unit.contains(line), "{unit}");
+    let log = site.machines[0].read("lib/systemctl.log");
+    let (code, again, stderr) = site.up(3, &[]);
+    assert_eq!((code, again), (0, stdout), "{stderr}");
+    assert_eq!(stderr.matches(": nothing to change\n").count(), 3, "{stderr}");
+    let now = site.machines[0].read("lib/systemctl.log");
+    let changes = |line: &&str| !line.starts_with("is-active");
+    assert_eq!(now[log.len()..].lines().filter(changes).count(), 0, "{now}");
+    let (code, stdout, stderr) = site.up(4, &[]);
+    assert_eq!(code, 0, "{stdout}{stderr}{}", site.machines[3].read("lib/agent.log"));
+    assert_eq!(stderr.matches(": nothing to change\n").count(), 3, "{stderr}");
+    assert!(stdout.contains("3-host  10.77.0.4:8301  alive   client  "), "{stdout}");
+    assert_eq!(site.status(3)["voters"].as_array().unwrap().len(), 3);
+}
+
+#[test]
+fn nothing_is_changed_where_one_machine_cannot_be_set_up() {
+    let mut site = Site::new(2);
+    let changed = |site: &Site| site.machines[0].path("opt/bin").exists();
+    let (code, _, stderr) = site.up(2, &["--servers", "3"]);
+    assert!(code == 1 && stderr.contains("2 machines cannot hold 3 servers"), "{stderr}");
+    site.machines[1].put("system/corediscover-agent.service", "[Service]\nExecStart=/x\n", 0o644);
+    let (code, _, stderr) = site.up(2, &[]);
+    assert!(
+        code == 1 && stderr.contains("10.77.0.2 has an agent that `fleet up` did not set up"),
+        "{stderr}"
+    );
+    site.machines[1].power_off();
+    let (code, _, stderr) = site.up(2, &["--timeout", "2s"]);
+    assert!(code == 1 && stderr.contains("nothing was changed: 10.77.0.2 cannot be set up"), "{stderr}");
+    assert!(!changed(&site));
+    let (code, _, stderr) = site.up(1, &["--binary", "/etc/hostname"]);
+    assert!(code == 1 && stderr.contains("the binary is none for Linux"), "{stderr}");
+}
