@@ -63,7 +63,7 @@ impl Line {
     }
 
     /// One server comes at a time, and nobody who was retired or given up; one goes only in the same change in which
-    /// another comes, unless there are more than there shall be (I4).
+    /// another comes, unless there are more than there shall be, and one comes so too, unless there are fewer (I4).
     fn change_voters(
         &mut self,
         index: u64,
@@ -81,9 +81,14 @@ impl Line {
         }
         assert!(before.is_empty() || new.len() <= 1, "at {index} {} servers come at once", new.len());
         let wanted = table.wanted.unwrap_or(table.born) as usize;
-        let least = self.voters.last().map_or(0, BTreeSet::len).min(wanted);
+        let count = self.voters.last().map_or(0, BTreeSet::len);
         for half in &voters {
-            assert!(half.len() >= least, "at {index} a server goes and none comes: {} vote", half.len());
+            assert!(
+                half.len() >= count.min(wanted),
+                "at {index} a server goes and none comes: {half:x?} vote"
+            );
+            let too_many = !before.is_empty() && half.len() > count.max(wanted);
+            assert!(!too_many, "at {index} a server comes and none goes: {half:x?} vote");
         }
         self.ever.extend(new);
         self.voters = voters;
