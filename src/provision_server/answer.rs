@@ -21,14 +21,15 @@ const RETRY_SECONDS: &str = "5";
 /// What is sent.
 struct Content {
     bytes: Bytes,
-    content_type: &'static str,
+    /// What the bytes are, as HTTP says it.
+    kind: &'static str,
     /// Changes with the content.
     tag: Option<String>,
 }
 
 impl Content {
-    fn text(text: impl Into<Bytes>, content_type: &'static str) -> Self {
-        Self { bytes: text.into(), content_type, tag: None }
+    fn text(text: impl Into<Bytes>, kind: &'static str) -> Self {
+        Self { bytes: text.into(), kind, tag: None }
     }
 }
 
@@ -70,8 +71,7 @@ fn find(
     let now = program.look()?;
     if path == BINARY_PATH {
         let tag = Some(format!("\"{}\"", now.digest));
-        let content_type = "application/octet-stream";
-        return Ok(Some(Content { bytes: now.content, content_type, tag }));
+        return Ok(Some(Content { bytes: now.content, kind: "application/octet-stream", tag }));
     }
     if path == DIGEST_PATH {
         let name = BINARY_PATH.trim_start_matches('/');
@@ -90,7 +90,7 @@ fn find(
 }
 
 fn send(content: Content, asked: &HeaderMap) -> Response<Full<Bytes>> {
-    let Content { bytes, content_type, tag } = content;
+    let Content { bytes, kind, tag } = content;
     let length = bytes.len();
     let value = |name: &HeaderName| asked.get(name).and_then(|value| value.to_str().ok());
     let known = value(&IF_NONE_MATCH).is_some_and(|list| {
@@ -120,7 +120,7 @@ fn send(content: Content, asked: &HeaderMap) -> Response<Full<Bytes>> {
         }
         Some(Range::All) | None => Response::new(Full::new(bytes)),
     };
-    set(&mut response, CONTENT_TYPE, content_type);
+    set(&mut response, CONTENT_TYPE, kind);
     // What machines are given changes with the binary.
     set(&mut response, CACHE_CONTROL, "no-cache");
     if let Some(tag) = tag {

@@ -15,7 +15,7 @@ mount --bind \"$1/environment\" /etc/environment
 mount -t tmpfs none /run; mkdir /run/metadata; cp \"$1\"/metadata/* /run/metadata/ 2>/dev/null || true
 shift; exec \"$@\"";
 /// A process has a moment to log, on a machine that does much else.
-const DEADLINE: Duration = Duration::from_secs(60);
+const DEADLINE: Duration = Duration::from_mins(1);
 
 /// One machine of `network`: 10.77.0.1/24 on `wire0`, plus what the test makes.
 struct Machine<'a> {

@@ -53,7 +53,8 @@ fn outer_and_sideways(name: &str) -> Vec<String> {
     let mut forbidden = Vec::new();
     if MIDDLE.contains(&part) || BELOW.contains(&part) {
         forbidden.push("crate::cli::".to_owned());
-        forbidden.extend(MIDDLE.iter().filter(|other| **other != part).map(|other| format!("crate::{other}")));
+        forbidden
+            .extend(MIDDLE.iter().filter(|other| **other != part).map(|other| format!("crate::{other}")));
     }
     if WITHOUT_CLIENT.contains(&part) {
         forbidden.push("crate::client".to_owned());
@@ -101,7 +102,10 @@ fn the_check_finds_planted_faults_with_file_and_line() {
         ["src/agent/dns/a.rs:1: dns must not import its neighbour http"]
     );
     assert_eq!(
-        violations(Path::new("src/resolved/a.rs"), "use crate::registrator::run;\nuse crate::client::Client;\n"),
+        violations(
+            Path::new("src/resolved/a.rs"),
+            "use crate::registrator::run;\nuse crate::client::Client;\n"
+        ),
         [
             "src/resolved/a.rs:1: must not name `crate::registrator`",
             "src/resolved/a.rs:2: must not name `crate::client`"

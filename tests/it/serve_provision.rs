@@ -14,7 +14,7 @@ use crate::provision::shell_commands;
 use crate::support::{Running, bare_command, binary, corediscover, eventually};
 
 /// Programs start and downloads end in seconds; the machine does much else.
-const DEADLINE: Duration = Duration::from_secs(120);
+const DEADLINE: Duration = Duration::from_mins(2);
 /// What cloud-init itself does with `ds=nocloud;s=URL`, and what its schema says about the result.
 const NOCLOUD: &str = "import sys
 from cloudinit import util
@@ -180,7 +180,8 @@ fn every_path_of_the_index_answers_with_what_real_parsers_take() {
     let seed = format!("{}cloud-init/", server.url);
     assert!(index.contains(&format!("ds=nocloud;s={seed}\n")), "{index}");
     let user_data = machine.path().join("user-data");
-    let output = bare_command("/usr/bin/python3").args(["-c", NOCLOUD, &seed]).arg(&user_data).output().unwrap();
+    let output =
+        bare_command("/usr/bin/python3").args(["-c", NOCLOUD, &seed]).arg(&user_data).output().unwrap();
     assert!(output.status.success(), "cloud-init: {}", String::from_utf8_lossy(&output.stderr));
     let text = fs::read_to_string(&user_data).unwrap();
     assert!(text.contains(&format!("\"{}corediscover\"", server.url)) && text.contains(&digest), "{text}");
@@ -202,7 +203,10 @@ fn the_binary_comes_whole_in_parts_or_not_at_all() {
     let tag = format!("\"{}\"", sha512(&program));
     assert!(head.starts_with("http/1.1 200") && head.contains("content-length: 100000\r"), "{head}");
     assert!(head.contains("accept-ranges: bytes\r") && head.contains(&format!("etag: {tag}\r")), "{head}");
-    assert_eq!(server.curl("/corediscover", &["-I", "-o", "/dev/null", "-w", "%{size_download}"]).stdout, b"0");
+    assert_eq!(
+        server.curl("/corediscover", &["-I", "-o", "/dev/null", "-w", "%{size_download}"]).stdout,
+        b"0"
+    );
 
     assert_eq!(server.curl("/corediscover", &["-r", "10-19"]).stdout, &program[10..20]);
     assert_eq!(server.curl("/corediscover", &["-r", "-7"]).stdout, &program[99_993..]);
@@ -244,7 +248,8 @@ fn it_is_only_read_and_believes_no_host_header() {
     assert!(!server.head("/", &["-H", &large]).starts_with("http/1.1 200"));
 
     let log = server.log();
-    let line = log.lines().find(|line| line.contains("evil") || line.contains("/cloud-init/user-data")).unwrap();
+    let line =
+        log.lines().find(|line| line.contains("evil") || line.contains("/cloud-init/user-data")).unwrap();
     for part in ["peer=127.0.0.1:", "method=GET", "path=\"/cloud-init/user-data\"", "status=200"] {
         assert!(line.contains(part), "{line}");
     }
@@ -265,7 +270,8 @@ fn on_all_addresses_each_machine_is_told_the_one_that_it_reached() {
         assert!(text.contains(&format!("\"http://{address}:{port}/corediscover\"")), "{text}");
     }
     // Without --program it is the program itself.
-    let served = bare_command("curl").args(["-fsS", &format!("http://127.0.0.1:{port}/corediscover.sha512")]).output();
+    let served =
+        bare_command("curl").args(["-fsS", &format!("http://127.0.0.1:{port}/corediscover.sha512")]).output();
     let expected = sha512(&fs::read(binary()).unwrap());
     assert!(String::from_utf8(served.unwrap().stdout).unwrap().starts_with(&expected));
 }
@@ -292,8 +298,8 @@ fn a_blank_machine_gets_the_binary_and_a_new_digest_is_an_update() {
     assert_eq!(downloads(), 2);
 
     // The machine lost its power while the file was written: the digest is not right, and it is fetched again.
-    fs::write(machine.program(), &second[..1000]).unwrap();
-    fs::write(machine.0.path().join(".corediscover.new"), b"half").unwrap();
+    write_atomic(&machine.program(), &second[..1000], MODE_PUBLIC).unwrap();
+    write_atomic(&machine.0.path().join(".corediscover.new"), b"half", MODE_PUBLIC).unwrap();
     machine.install(&server.install_unit()).unwrap();
     machine.has(&second);
 }
@@ -308,7 +314,10 @@ fn a_wrong_binary_never_replaces_a_good_one() {
     // A unit whose digest nothing has: a mistake of whoever wrote it, or somebody on the way.
     let wrong = unit.replace(&sha512(&good), &sha512(b"something else"));
     let said = machine.install(&wrong).expect("the machine goes on with what it has");
-    assert!(said.contains("does not have the expected sha512") && said.contains("that is there stays"), "{said}");
+    assert!(
+        said.contains("does not have the expected sha512") && said.contains("that is there stays"),
+        "{said}"
+    );
     machine.has(&good);
 
     let blank = Machine::new();
@@ -363,7 +372,8 @@ fn a_server_that_is_not_there_yet_is_waited_for_and_every_try_is_told() {
     // A port that is free: nobody listens there until the server starts.
     let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
     let machine = Machine::new();
-    let mut script = machine.scripts(&unit_for(&format!("http://{address}/corediscover"), &content)).remove(0);
+    let mut script =
+        machine.scripts(&unit_for(&format!("http://{address}/corediscover"), &content)).remove(0);
     let log = machine.0.path().join("said");
     let mut waiting = Running::start("the unit", script.stderr(fs::File::create(&log).unwrap()));
     eventually(DEADLINE, "the third try is told", || {
@@ -386,9 +396,86 @@ fn a_server_that_is_not_there_yet_is_waited_for_and_every_try_is_told() {
     old.has(b"#!/bin/sh\n");
 }
 
+/// An image with this content as its binary, under a name of its own; gone when the test ends.
+struct Image(String);
+
+impl Image {
+    fn new() -> Self {
+        Self(format!("cdtest-serve-{}:latest", std::process::id()))
+    }
+
+    fn put(&self, content: &[u8]) {
+        let folder = tempfile::tempdir().unwrap();
+        fs::create_dir(folder.path().join("bin")).unwrap();
+        write_atomic(&folder.path().join("bin/corediscover"), content, MODE_PUBLIC).unwrap();
+        let made = bare_command("sh")
+            .args([
+                "-c",
+                "tar -C \"$0\" -c bin | docker import --change 'ENTRYPOINT [\"/bin/corediscover\"]' - \"$1\"",
+            ])
+            .arg(folder.path())
+            .arg(&self.0)
+            .output()
+            .unwrap();
+        assert!(made.status.success(), "docker import: {}", String::from_utf8_lossy(&made.stderr));
+    }
+}
+
+impl Drop for Image {
+    fn drop(&mut self) {
+        drop(bare_command("docker").args(["rmi", "--force", &self.0]).output());
+    }
+}
+
+/// The unit that copies the binary out of `image`, run as systemd does, with a container's name of its own.
+fn install_image(machine: &Machine, image: &str) -> Result<String, String> {
+    let folder = tempfile::tempdir().unwrap();
+    let output = corediscover()
+        .args(["units", "--etcd", "http://10.0.0.9:2379", "--binary", &format!("image={image}"), "--out"])
+        .arg(folder.path())
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let unit = fs::read_to_string(folder.path().join("corediscover-install.service")).unwrap();
+    let container = format!("cdtest-serve-{}", std::process::id());
+    let bin = machine.0.path().to_str().unwrap();
+    let mut said = String::new();
+    let mut result = Ok(());
+    let steps = [("ExecStartPre", false), ("ExecStart", true), ("ExecStopPost", false)];
+    for (key, counts) in steps {
+        for script in shell_commands(&unit, key) {
+            let script = script.replace("corediscover-install", &container).replace("/opt/bin", bin);
+            let output = bare_command("sh").args(["-c", &script]).output().unwrap();
+            said.push_str(&String::from_utf8_lossy(&output.stderr));
+            if counts && !output.status.success() {
+                result = Err(());
+                break;
+            }
+        }
+    }
+    result.map(|()| said.clone()).map_err(|()| said)
+}
+
+#[test]
+fn a_binary_out_of_an_image_is_updated_with_it_and_outlives_it() {
+    let machine = Machine::new();
+    let image = Image::new();
+    let (first, second) = (bytes(11, 30_000), bytes(12, 30_000));
+    for content in [&first, &second] {
+        image.put(content);
+        install_image(&machine, &image.0).unwrap();
+        machine.has(content);
+    }
+    // No registry is there, and no image.
+    let said = install_image(&machine, "127.0.0.1:1/none:1").unwrap();
+    assert!(said.contains("no image (try 1): again in 1 s"), "{said}");
+    assert!(said.contains("no image after 5 tries: the binary that is there stays"), "{said}");
+    machine.has(&second);
+}
+
 fn install_by_hand(machine: &Machine, content: &[u8]) {
     use std::os::unix::fs::PermissionsExt as _;
-    fs::write(machine.program(), content).unwrap();
+    write_atomic(&machine.program(), content, MODE_PUBLIC).unwrap();
     fs::set_permissions(machine.program(), fs::Permissions::from_mode(0o755)).unwrap();
 }
 

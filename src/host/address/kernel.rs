@@ -24,7 +24,12 @@ const ROUTE_REJECTS: u32 = 0x200;
 pub(super) fn addresses() -> anyhow::Result<Vec<InterfaceAddress>> {
     let found = nix::ifaddrs::getifaddrs().context("cannot list the network interfaces")?;
     let mut addresses = Vec::new();
+    // The kernel lists interfaces, then IPv4, then IPv6; go-sockaddr lists interface by interface.
+    let mut order: Vec<String> = Vec::new();
     for interface in found {
+        if !order.contains(&interface.interface_name) {
+            order.push(interface.interface_name.clone());
+        }
         let ip = |storage: Option<nix::sys::socket::SockaddrStorage>| {
             let storage = storage?;
             let v4 = storage.as_sockaddr_in().map(|v4| IpAddr::V4(v4.ip()));
@@ -55,13 +60,6 @@ pub(super) fn addresses() -> anyhow::Result<Vec<InterfaceAddress>> {
             address,
             prefix: u8::try_from(prefix).unwrap_or(u8::MAX),
         });
-    }
-    // The kernel lists all of IPv4 first; go-sockaddr lists interface by interface.
-    let mut order: Vec<String> = Vec::new();
-    for entry in &addresses {
-        if !order.contains(&entry.interface) {
-            order.push(entry.interface.clone());
-        }
     }
     addresses.sort_by_key(|entry| order.iter().position(|name| *name == entry.interface));
     Ok(addresses)

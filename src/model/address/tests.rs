@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 
+use super::template::expand;
 use super::variables::parse;
 use super::{
     AddressSource, Choice, Facts, Flags, InterfaceAddress, Refusal, choose, choose_private, choose_public_v6,
@@ -203,4 +204,31 @@ fn when_nothing_is_said_consuls_rule_holds_and_the_default_route_decides() {
     let public = facts(&["eth0 54.1.2.3/24"]);
     assert!(choose_private(&public).unwrap_err().to_string().starts_with("No private IPv4 address found"));
     assert_eq!(AddressSource::default(), AddressSource::Private);
+}
+
+#[test]
+fn templates_give_what_go_sockaddr_gives() {
+    let recorded = include_str!("../../../tests/scenarios/address/go-sockaddr.txt");
+    let (machine, results) = recorded.split_once("\n\n").unwrap();
+    let of = |line: &str| {
+        let words: Vec<&str> = line.split(' ').collect();
+        let flags = Flags {
+            up: words.contains(&"up"),
+            broadcast: words.contains(&"broadcast"),
+            loopback: words.contains(&"loopback"),
+            multicast: words.contains(&"multicast"),
+            point_to_point: false,
+        };
+        InterfaceAddress { flags, ..entry(line) }
+    };
+    let addresses = machine.lines().filter(|line| !line.starts_with('#')).map(of).collect();
+    let facts = Facts { addresses, default_interface: Some("eth1".to_owned()), ..Facts::default() };
+    assert!(facts.addresses.len() > 20 && results.lines().count() > 40);
+    for line in results.lines() {
+        let (template, expected) = line.split_once('\t').unwrap();
+        match expand(template, &facts) {
+            Ok(result) => assert_eq!(result, expected, "{template}"),
+            Err(error) => assert_eq!(expected, "ERROR", "{template}: {error}"),
+        }
+    }
 }

@@ -3,7 +3,7 @@
 //! All forms but JSON have `#` comments, so one table serves them: a comment goes above the lines that begin as it says.
 
 /// How a line begins, behind blanks and list dashes; and why it is there.
-const REASONS: [(&str, &str); 60] = [
+const REASONS: &[(&str, &str)] = &[
     // Units.
     (
         "Wants=network-online.target",
@@ -35,6 +35,14 @@ const REASONS: [(&str, &str); 60] = [
     ("CapabilityBoundingSet=CAP_NET_ADMIN", "the one right of root that is needed: a link of its own"),
     ("ConfigurationDirectory=docker", "the other place: Docker's settings name the server for containers"),
     ("ExecStopPost=-", "what this unit made, it removes"),
+    (
+        "ExecStart=/bin/sh -c 'cd /opt/bin || exit 1; rm -f",
+        "tried with longer and longer pauses; a machine that has a binary goes on with it after a few tries",
+    ),
+    (
+        "ExecStart=/bin/sh -c 'cd /opt/bin || exit 1; test -e",
+        "used only if it is what was meant, and put in place in one step: the old one or the new one, never half",
+    ),
     ("ExecStart=", "the same on every machine; what differs, the machine looks up itself"),
     ("ExecReload=", "systemctl reload reads the configuration files again"),
     ("Restart=on-failure", "a crash is repaired by a restart; a clean stop stays one"),

@@ -92,60 +92,69 @@ fn path_of(format: Format) -> &'static str {
 
 /// The page at `/`: what is there, with the line to type on the machine. `base` is the server's URL without a final slash.
 pub fn index(base: &str, documents: &[Document], digest: &str) -> String {
-    let mut page = format!(
-        "corediscover serves this to booting machines.\n\n\
-         The binary, sha512 {digest}:\n  \
-         curl -fsSLO {base}{BINARY_PATH} && curl -fsSL {base}{DIGEST_PATH} | sha512sum -c && chmod 0755 corediscover\n"
-    );
-    let lines = [
+    let is_there =
+        |path: &str| documents.iter().any(|document| document.path == path && document.text.is_ok());
+    let mut lines = vec![
+        "corediscover serves this to booting machines.".to_owned(),
+        String::new(),
+        format!("The binary, sha512 {digest}:"),
+        format!(
+            "  curl -fsSLO {base}{BINARY_PATH} && curl -fsSL {base}{DIGEST_PATH} | sha512sum -c && chmod 0755 corediscover"
+        ),
+    ];
+    let ways = [
         (
-            "Debian, Ubuntu (cloud-init, on the kernel's command line or as SMBIOS serial)",
+            "Debian, Ubuntu: cloud-init, by the kernel's command line or as the machine's SMBIOS serial number",
             "/cloud-init/user-data",
             format!("ds=nocloud;s={base}/cloud-init/"),
         ),
         (
-            "Flatcar (on the kernel's command line)",
+            "Flatcar, by the kernel's command line",
             "/ignition",
             format!("flatcar.first_boot=1 ignition.config.url={base}/ignition"),
         ),
         (
-            "Fedora CoreOS (when it is installed)",
+            "Fedora CoreOS, when it is installed",
             "/ignition",
-            format!("coreos-installer install /dev/sda --ignition-url {base}/ignition --insecure-ignition"),
+            format!("coreos-installer install /dev/sda --insecure-ignition --ignition-url {base}/ignition"),
         ),
         (
-            "CoreOS (on the kernel's command line)",
+            "CoreOS, by the kernel's command line",
             "/cloud-config",
             format!("cloud-config-url={base}/cloud-config"),
         ),
         ("Butane, to be merged with what you have", "/butane", format!("curl -fsSL {base}/butane")),
     ];
-    let is_there =
-        |path: &str| documents.iter().any(|document| document.path == path && document.text.is_ok());
-    for (title, path, line) in lines {
+    for (title, path, line) in ways {
         if is_there(path) {
-            page.push_str(&format!("\n{title}:\n  {line}\n"));
+            lines.extend([String::new(), format!("{title}:"), format!("  {line}")]);
         }
     }
-    page.push_str("\nAny systemd, as root:\n");
-    let units =
-        documents.iter().filter(|document| document.path.starts_with("/units/") && document.text.is_ok());
-    for name in
-        units.filter_map(|document| document.path.strip_prefix("/units/")).filter(|name| !name.is_empty())
-    {
-        page.push_str(&format!("  curl -fsSL -o /etc/systemd/system/{name} {base}/units/{name}\n"));
+    let units: Vec<&str> = documents
+        .iter()
+        .filter(|document| document.text.is_ok())
+        .filter_map(|document| document.path.strip_prefix("/units/"))
+        .collect();
+    if !units.is_empty() {
+        lines.extend([String::new(), "Any systemd with Docker, as root:".to_owned()]);
+        lines.extend(
+            units
+                .iter()
+                .map(|name| format!("  curl -fsSL -o /etc/systemd/system/{name} {base}/units/{name}")),
+        );
+        lines.push(format!(
+            "  systemctl daemon-reload && systemctl enable --now --no-block {}",
+            units.join(" ")
+        ));
     }
-    page.push_str("\nAll paths:\n");
-    for path in [BINARY_PATH, DIGEST_PATH] {
-        page.push_str(&format!("  {path}\n"));
-    }
-    for document in documents {
-        match &document.text {
-            Ok(_) => page.push_str(&format!("  {}\n", document.path)),
-            Err(error) => page.push_str(&format!("  {} is not there: {error}\n", document.path)),
-        }
-    }
-    page
+    lines.extend([String::new(), "All paths:".to_owned()]);
+    lines.extend([BINARY_PATH, DIGEST_PATH].map(|path| format!("  {path}")));
+    lines.extend(documents.iter().map(|document| match &document.text {
+        Ok(_) => format!("  {}", document.path),
+        Err(error) => format!("  {} is not there: {error}", document.path),
+    }));
+    lines.push(String::new());
+    lines.join("\n")
 }
 
 #[cfg(test)]
