@@ -21,7 +21,7 @@ pub(crate) struct Args {
 
 #[derive(Subcommand)]
 enum Part {
-    /// Make the resolver ask the agent for names of its domain; again it changes nothing.
+    /// Make the resolver ask the agent for names of its domain; done twice it changes nothing more.
     Apply(ApplyArgs),
     /// Leave the resolver as it was before.
     Remove(RemoveArgs),
@@ -156,6 +156,9 @@ pub(crate) fn run(args: Args, output: &mut Output) -> anyhow::Result<u8> {
             let found = status(&args.target.target()?)?;
             let text = if args.json { format!("{:#}\n", as_json(&found)) } else { as_text(&found) };
             output.data(&text)?;
+            if let Some(advice) = advice(&found).filter(|_| !args.json) {
+                output.note(&format!("hint: {advice}"));
+            }
             return Ok(if found.works() { EXIT_FINE } else { EXIT_FAILED });
         }
     }
@@ -175,11 +178,28 @@ fn tell(changes: &[String], notes: &[String], output: &mut Output) -> anyhow::Re
     Ok(())
 }
 
+/// What to do when names do not get to the agent.
+fn advice(found: &Status) -> Option<&'static str> {
+    match (&found.agent, found.mode) {
+        _ if found.works() => None,
+        (Lookup::Failed(_), _) => Some(
+            "the agent does not answer: `systemctl status corediscover-agent`, or give --address and --dns-port",
+        ),
+        (_, None) => Some("`corediscover resolved apply` makes the resolver ask the agent"),
+        (Lookup::Unknown, _) => {
+            Some("the agent knows no server yet: `corediscover status` shows what it waits for")
+        }
+        (Lookup::Found, _) => {
+            Some("`corediscover resolved remove`, then `apply`; `resolvectl status` shows who is asked")
+        }
+    }
+}
+
 fn lookup(found: &Lookup) -> String {
     match found {
         Lookup::Found => "found".to_owned(),
         Lookup::Unknown => "no such name".to_owned(),
-        Lookup::Failed(reason) => format!("no answer: {reason}"),
+        Lookup::Failed(reason) => reason.clone(),
     }
 }
 

@@ -113,9 +113,10 @@ pub fn apply(wanted: &Wanted) -> anyhow::Result<Done> {
 pub fn remove(containers: bool, wait: bool) -> anyhow::Result<(Vec<String>, Vec<String>)> {
     system::must_be_root("resolved remove")?;
     let mut changes = if wait { Changes::default() } else { Changes::without_waiting() };
+    let mut docker = Ok(());
     if containers {
         // First, so that nobody starts a container that asks an address where nobody is.
-        docker::take(&mut changes)?;
+        docker = docker::take(&mut changes);
         changes.file(CONTAINERS, None)?;
     }
     changes.file(DROP_IN, None)?;
@@ -128,6 +129,8 @@ pub fn remove(containers: bool, wait: bool) -> anyhow::Result<(Vec<String>, Vec<
             "containers still ask the resolver at {LINK_ADDRESS}; `corediscover resolved remove --docker` ends that too"
         ));
     }
+    // A file that only its owner can correct does not keep the rest from being taken back.
+    docker?;
     Ok(changes.into_parts())
 }
 

@@ -40,6 +40,8 @@ for unit in systemd-sysctl systemd-modules-load systemd-firstboot systemd-timesy
   systemd-remount-fs systemd-sysusers systemd-logind systemd-random-seed systemd-hwdb-update; do
   ln -s /dev/null "etc/systemd/system/$unit.service"
 done
+# As if it was enabled: whoever asks it over the bus while it starts waits for it.
+ln -s /usr/lib/systemd/system/systemd-resolved.service etc/systemd/system/dbus-org.freedesktop.resolve1.service
 cat > etc/systemd/system/default.target <<END
 [Unit]
 Requires=basic.target dbus.service systemd-resolved.service
