@@ -4,7 +4,7 @@ use std::fmt;
 use std::net::IpAddr;
 
 use super::variables::{Kind, meaning};
-use super::{AddressSource, Facts, InterfaceAddress, Objection, objection, template};
+use super::{AddressSource, Facts, InterfaceAddress, Objection, is_container_interface, objection, template};
 
 /// What became of a candidate.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -366,7 +366,10 @@ impl Search<'_> {
             if self.considered.iter().any(|seen| seen.address == address && seen.origin == *origin) {
                 continue;
             }
+            let is_inner = is_container_interface(&entry.interface, self.facts);
             let verdict = match objection(entry.address, self.facts) {
+                // Each running container brings one of these.
+                Some(Objection::LinkLocal) if is_inner => continue,
                 Some(objection) => Verdict::Refused(objection),
                 None => Verdict::PassedOver,
             };

@@ -3,7 +3,7 @@
 //!
 //! All functions that give, filter, sort and print addresses are there. What is not (`math`, the loops and conditions of Go's
 //! templates) is refused by name. Several values with `|` between them mean any of them, for `exclude` too; and interfaces
-//! that are `down` are those that are not `up`.
+//! that are `down` are those that are not `up`. Addresses that `sort` does not tell apart keep the kernel's order.
 
 mod list;
 mod read;
