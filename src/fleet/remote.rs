@@ -254,3 +254,34 @@ impl Machine {
         Ok(true)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+    use std::path::Path;
+    use std::process::{Command, Stdio};
+
+    use super::{PUT_SCRIPT, sha512};
+
+    /// Runs the script here, as a machine would; says whether it succeeded.
+    fn put(path: &Path, sent: &[u8], meant: &[u8]) -> bool {
+        let mut command = Command::new("sh");
+        command.args(["-c", PUT_SCRIPT, "sh"]).arg(path).args(["0640", &sha512(meant)]);
+        let mut child = command.stdin(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+        child.stdin.take().unwrap().write_all(sent).unwrap();
+        child.wait().unwrap().success()
+    }
+
+    #[test]
+    fn a_copy_that_was_cut_short_changes_nothing_and_leaves_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a folder/it's a file");
+        assert!(put(&path, b"old", b"old"));
+        assert!(!put(&path, b"ne", b"new"));
+        assert_eq!(std::fs::read(&path).unwrap(), b"old");
+        assert!(put(&path, b"new", b"new"));
+        assert_eq!(std::fs::read(&path).unwrap(), b"new");
+        let mode = std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(&path).unwrap().permissions());
+        assert_eq!((mode & 0o7777, std::fs::read_dir(path.parent().unwrap()).unwrap().count()), (0o640, 1));
+    }
+}

@@ -13,30 +13,34 @@ pub(super) struct Args {
     /// The machine that has this unit, instead of MACHINE.
     #[arg(long, value_name = "UNIT")]
     unit: Option<String>,
-    /// Name, address, or the beginning of the id of a machine; then the command to run there, else a shell.
-    #[arg(value_name = "MACHINE COMMAND", trailing_var_arg = true, allow_hyphen_values = true)]
-    words: Vec<String>,
+    /// Name, address, or the beginning of the id of a machine.
+    #[arg(value_name = "MACHINE")]
+    machine: Option<String>,
+    /// The command to run there, else a shell.
+    #[arg(value_name = "COMMAND", trailing_var_arg = true, allow_hyphen_values = true)]
+    command: Vec<String>,
 }
 
 /// Runs the command; the exit code is that of what ran there.
 pub(super) fn run(machines: &MachineArgs, args: Args, output: &mut Output) -> anyhow::Result<u8> {
-    let mut words = args.words;
+    let mut words = args.command;
     let targets = machines.targets()?;
     let fleet;
     let machine = if let Some(unit) = &args.unit {
+        // The machine is said already, so this word is the command's.
+        words.splice(0..0, args.machine);
         fleet = Fleet::reach(machines, output)?;
         one(
             unit,
             &homes(&fleet.known(), unit).iter().map(|number| &fleet.machines[*number]).collect::<Vec<_>>(),
         )?
     } else {
-        if words.is_empty() {
+        let Some(name) = args.machine else {
             return Err(fault(
                 "no machine is named",
                 "`corediscover fleet ssh MACHINE` or `… ssh --unit UNIT`",
             ));
-        }
-        let name = words.remove(0);
+        };
         let named: Vec<_> =
             targets.iter().filter(|target| target.name == name || target.host == name).cloned().collect();
         // One that is named by its id is found by asking all.

@@ -3,22 +3,21 @@
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use anyhow::Context as _;
-use serde_json::Value;
-
 use super::machines::MachineArgs;
 use super::{Fleet, tell_failure};
 use crate::cli::{EXIT_FAILED, Output, Usage};
+use crate::fleet::on_all;
 use crate::fleet::up::{Done, JOURNAL_LINES, LOOK_INTERVAL};
 use crate::hint::{WithHint as _, advise, fault};
 use crate::model::duration;
-use crate::model::fleet::formation::{Facts, HEAD, Plan, Role, architecture_of, plan};
+use crate::model::fleet::formation::{Facts, HEAD, Plan, Role, architecture_of, outsiders, plan};
 use crate::model::names::Datacenter;
 use crate::model::provision::Spec;
 use crate::model::provision::binary::BINARY_PATH;
 use crate::model::provision::etcd::Etcd;
 use crate::model::provision::spec::{AddressSource, DnsPort, Domain, Servers};
 use crate::model::provision::units::{AGENT, Place, REGISTRATOR, RESOLVED, UnitFile, unit_files_at};
+use anyhow::Context as _;
 
 /// This very program.
 const OWN_BINARY: &str = "/proc/self/exe";
@@ -152,36 +151,26 @@ fn units(args: &Args, plan: &Plan, number: usize, facts: &Facts) -> anyhow::Resu
     Ok(Some(unit_files_at(&spec, place)?.into_iter().filter(wanted).collect()))
 }
 
-/// Waits until an agent sees a leader and all machines alive; tells what is missing when that takes too long.
+/// Waits until all agents know one leader and see each other alive; tells who does not when that takes too long.
 fn until_formed(fleet: &Fleet, facts: &[Facts], wait: Duration, output: &mut Output) -> bool {
     let end = Instant::now() + wait;
-    let answering = |fleet: &Fleet| {
-        let asked = fleet.machines.iter().filter(|machine| !fleet.failed.contains(&machine.target.name));
-        let mut statuses = asked.map(|machine| machine.ask_agent(&["status", "--json"]));
-        // One whose connection is lost meanwhile shows as a member that is missing.
-        let status = statuses.find_map(|answer| answer.ok().flatten())?;
-        serde_json::from_str::<Value>(&status).ok()
-    };
-    let missing = loop {
-        let status = answering(fleet).unwrap_or_default();
-        let missing = missing(&status, facts);
-        let leader = status["leader"].as_str().unwrap_or_default();
-        if missing.is_empty() && !leader.is_empty() {
-            break missing;
-        }
-        if Instant::now() >= end {
-            break if missing.is_empty() {
-                facts.iter().map(|facts| facts.name.clone()).collect()
-            } else {
-                missing
-            };
+    let has_failed = |number: &usize| fleet.failed.contains(&fleet.machines[*number].target.name);
+    let awaited: Vec<usize> = (0..fleet.machines.len()).filter(|number| !has_failed(number)).collect();
+    let hostnames: Vec<&str> = awaited.iter().map(|number| facts[*number].hostname.as_str()).collect();
+    let outside = loop {
+        // One whose connection is lost meanwhile says nothing, and is outside.
+        let status = |number: &usize| {
+            let answer = fleet.machines[*number].ask_agent(&["status", "--json"]).ok().flatten();
+            answer.and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default()
+        };
+        let outside = outsiders(&on_all(&awaited, status, |_, _| {}), &hostnames);
+        if outside.is_empty() || Instant::now() >= end {
+            break outside;
         }
         std::thread::sleep(LOOK_INTERVAL);
     };
-    if missing.is_empty() {
-        return true;
-    }
-    for machine in fleet.machines.iter().filter(|machine| missing.contains(&machine.target.name)) {
+    for at in &outside {
+        let machine = &fleet.machines[awaited[*at]];
         let journal = machine.journal(AGENT, JOURNAL_LINES).unwrap_or_else(|error| format!("{error:#}"));
         let error = fault(
             format!(
@@ -193,16 +182,7 @@ fn until_formed(fleet: &Fleet, facts: &[Facts], wait: Duration, output: &mut Out
         );
         tell_failure(&machine.target.name, &error, output);
     }
-    false
-}
-
-/// The machines that `status` does not show alive.
-fn missing(status: &Value, facts: &[Facts]) -> Vec<String> {
-    let members = status["members"].as_array().map(Vec::as_slice).unwrap_or_default();
-    let is_alive = |facts: &&Facts| {
-        members.iter().any(|member| member["name"] == facts.hostname.as_str() && member["status"] == "alive")
-    };
-    facts.iter().filter(|facts| !is_alive(facts)).map(|facts| facts.name.clone()).collect()
+    outside.is_empty()
 }
 
 fn tell_members(fleet: &Fleet, output: &mut Output) -> anyhow::Result<()> {

@@ -245,6 +245,23 @@ pub fn plan(facts: &[Facts], servers: Option<Servers>) -> Result<Plan, Refusal> 
     Ok(Plan { parts, join: named, servers, cluster })
 }
 
+/// Which machines are not in one cluster with the others: those that do not know the leader, or that one of the others
+/// does not see alive. `statuses`: what `status --json` says on each of them, in the order of `hostnames`.
+pub fn outsiders(statuses: &[serde_json::Value], hostnames: &[&str]) -> Vec<usize> {
+    let leader_of = |status: &serde_json::Value| status["leader"].as_str().unwrap_or_default().to_owned();
+    let leader = statuses.iter().map(leader_of).find(|leader| !leader.is_empty());
+    let inside: Vec<bool> =
+        statuses.iter().map(|status| leader.as_ref() == Some(&leader_of(status))).collect();
+    let sees = |status: &serde_json::Value, hostname: &str| {
+        let members = status["members"].as_array().map(Vec::as_slice).unwrap_or_default();
+        members.iter().any(|member| member["name"] == hostname && member["status"] == "alive")
+    };
+    let seen_by_all = |hostname: &str| {
+        statuses.iter().zip(&inside).all(|(status, inside)| !inside || sees(status, hostname))
+    };
+    (0..hostnames.len()).filter(|number| !inside[*number] || !seen_by_all(hostnames[*number])).collect()
+}
+
 /// As many as usual, if there are as many machines: an odd number.
 fn usual_servers(machines: usize) -> Servers {
     if machines < usize::from(SERVERS_DEFAULT) { Servers::one() } else { Servers::default() }
@@ -322,7 +339,7 @@ fn addresses(facts: &[Facts]) -> Result<Vec<IpAddr>, Refusal> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Facts, HEAD, Plan, Role, plan};
+    use super::{Facts, HEAD, Plan, Role, outsiders, plan};
     use crate::model::names::ClusterId;
 
     fn blank(number: u8) -> Facts {
@@ -451,6 +468,27 @@ mod tests {
         );
         let said = |number: u8| Facts { advertise: Some([172, 28, 128, number].into()), ..behind(number) };
         check(&[said(3), said(4)], None, "server client join 172.28.128.3");
+    }
+
+    #[test]
+    fn machines_that_know_no_leader_or_are_not_seen_by_all_are_outside() {
+        let status = |leader: &str, alive: &[&str]| {
+            let members = ["a", "b", "c"].map(|name| {
+                let status = if alive.contains(&name) { "alive" } else { "failed" };
+                serde_json::json!({"name": name, "status": status})
+            });
+            serde_json::json!({"leader": leader, "members": members})
+        };
+        let all = status("10.0.0.1:8300", &["a", "b", "c"]);
+        let check = |statuses: &[serde_json::Value], want: &[usize]| {
+            assert_eq!(outsiders(statuses, &["a", "b", "c"]), want, "{statuses:?}");
+        };
+        check(&[all.clone(), all.clone(), all.clone()], &[]);
+        check(&[all.clone(), all.clone(), serde_json::Value::Null], &[2]);
+        check(&[all.clone(), status("", &["a", "b", "c"]), all.clone()], &[1]);
+        check(&[all.clone(), all.clone(), status("10.0.0.3:8300", &["c"])], &[2]);
+        check(&[all.clone(), status("10.0.0.1:8300", &["a", "b"]), all], &[2]);
+        check(&[status("", &["a"]), status("", &["b"]), status("", &["c"])], &[0, 1, 2]);
     }
 
     #[test]

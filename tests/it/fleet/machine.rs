@@ -81,6 +81,10 @@ case $verb in
       fi
       echo active >"/var/lib/state/$unit"
     done ;;
+  try-restart)
+    for unit; do
+      if [ -e "/var/lib/state/$unit.pid" ]; then "$0" restart "$unit"; fi
+    done ;;
   stop)
     for unit; do agent_ends "$unit"; echo inactive >"/var/lib/state/$unit"; done ;;
   status)
@@ -142,7 +146,7 @@ impl Machine {
         let (ip, port) = (self.address.ip(), self.address.port());
         let text = format!(
             "{more}\nListenAddress {ip}\nPort {port}\n{}PidFile none\nAuthorizedKeysFile {folder}/authorized_keys\n\
-             StrictModes yes\nUsePAM no\nPasswordAuthentication no\nKbdInteractiveAuthentication no\n\
+             StrictModes yes\nLogLevel VERBOSE\nUsePAM no\nPasswordAuthentication no\nKbdInteractiveAuthentication no\n\
              PermitRootLogin prohibit-password\n",
             keys.concat()
         );

@@ -2,7 +2,8 @@
 
 use std::net::TcpListener;
 
-use super::machine::{Machine, User, nobody};
+use super::machine::{Machine, PATIENCE, User, nobody};
+use crate::support::{Running, eventually};
 
 #[test]
 fn machines_that_do_not_answer_are_named_with_the_reason_and_the_others_go_on() {
@@ -90,4 +91,24 @@ fn a_command_on_a_machine_gets_its_words_as_they_are_and_gives_its_exit_code() {
     assert!(code == 1 && stderr.contains("no machine that answered is `other`"), "{stderr}");
     let (code, _, stderr) = user.on(&[&machine], &["ssh", &name]);
     assert!(code == 1 && stderr.contains("a shell needs a terminal"), "{stderr}");
+}
+
+#[test]
+fn a_machine_whose_power_is_cut_while_it_works_is_a_lost_connection() {
+    let user = User::new();
+    let mut machine = Machine::new("host-1").let_in(&user.key()).start();
+    let (spoken, name) = (machine.spoken(), machine.address.to_string());
+    let words = ["--accept-new", "--machines", &spoken, "ssh", &name, "sh", "-c", "echo begun; sleep 1000"];
+    let output = user.home.path().join("output");
+    let mut command = user.command(&words);
+    command.stderr(std::fs::File::create(&output).unwrap()).stdout(std::process::Stdio::null());
+    let mut process = Running::start("fleet ssh", &mut command);
+    eventually(PATIENCE, "the command runs there", || {
+        // The first one asks the machine what it is.
+        (machine.sshd_log().matches("Starting session: command").count() > 1).then_some(())
+    });
+    machine.power_off();
+    assert_eq!(process.exit_code(PATIENCE), Some(1));
+    let told = std::fs::read_to_string(output).unwrap();
+    assert!(told.contains("error: the connection was lost\n"), "{told}");
 }

@@ -70,6 +70,32 @@ fn plain_machines_become_a_cluster_and_stay_as_they_are_and_a_new_one_joins_as_a
 }
 
 #[test]
+fn a_new_binary_is_brought_to_all_and_run_by_one_machine_after_the_other() {
+    let site = Site::new(3);
+    let (code, stdout, stderr) = site.up(3, &[]);
+    assert_eq!(code, 0, "{stdout}{stderr}");
+    let process = |number: usize| site.machines[number].read("lib/state/corediscover-agent.service.pid");
+    let before = [0, 1, 2].map(process);
+    // Bytes behind the end of a program change nothing but its hash.
+    let other = site.user.home.path().join("other");
+    let mut bytes = std::fs::read(crate::support::binary()).unwrap();
+    bytes.extend_from_slice(b"other");
+    corediscover::host::files::write_atomic(&other, &bytes, 0o755).unwrap();
+    let (code, again, stderr) = site.up(3, &["--binary", &other.display().to_string()]);
+    assert_eq!((code, again), (0, stdout), "{stderr}");
+    assert_eq!(stderr.matches(": brought the binary\n").count(), 3, "{stderr}");
+    let restarted: Vec<&str> = stderr.lines().filter(|line| line.ends_with(": restarted")).collect();
+    assert_eq!(restarted, ["10.77.0.1: restarted", "10.77.0.2: restarted", "10.77.0.3: restarted"]);
+    for (number, before) in before.iter().enumerate() {
+        assert_ne!(process(number), *before);
+        assert_eq!(
+            std::fs::read(site.machines[number].path("opt/bin/corediscover")).unwrap().len(),
+            bytes.len()
+        );
+    }
+}
+
+#[test]
 fn nothing_is_changed_where_one_machine_cannot_be_set_up() {
     let mut site = Site::new(2);
     let changed = |site: &Site| site.machines[0].path("opt/bin").exists();
