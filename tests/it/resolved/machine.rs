@@ -7,15 +7,18 @@ use std::net::{SocketAddr, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::{Arc, Mutex, OnceLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::sched::{CloneFlags, setns};
 
+use crate::support::docker::unique_name;
 use crate::support::machine::PATIENCE;
 use crate::support::{Running, bare_command, binary, eventually};
 
 /// Debian packages with what the machine needs; on this machine they would take over /etc/resolv.conf.
 const PACKAGES: &[&str] = &["systemd-resolved", "libnss-resolve"];
+/// Where control groups are: all of them, or two of the hybrid form.
+const CONTROL_GROUPS: &[&str] = &["/sys/fs/cgroup", "/sys/fs/cgroup/systemd", "/sys/fs/cgroup/unified"];
 /// Where the machine's link has a server for all other names.
 pub(super) const UPSTREAM: &str = "10.99.0.53";
 /// What that server says for every name outside the domain.
@@ -23,7 +26,9 @@ pub(super) const ELSEWHERE: &str = "192.0.2.1";
 
 /// A machine that is gone when the test ends, however it ends.
 pub(super) struct Machine {
-    _booted: Running,
+    booted: Running,
+    /// The name of its control groups.
+    group: String,
     /// The first process, as this machine numbers it.
     init: u32,
     agent: Mutex<Option<Running>>,
@@ -41,11 +46,13 @@ impl Machine {
         let root = folder.path().join("root");
         std::fs::create_dir(&root).unwrap();
         let log = File::create(folder.path().join("log")).unwrap();
+        let group = unique_name("machine");
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/resolved/machine.sh");
         let mut command = bare_command("unshare");
         command
-            .args(["-m", "-n", "-p", "-u", "-i", "-C", "-f", "--kill-child", "sh"])
+            .args(["-m", "-n", "-p", "-u", "-i", "-f", "--kill-child", "sh"])
             .args([&script, &root, packages(), binary().parent().unwrap()])
+            .arg(&group)
             .stdout(log.try_clone().unwrap())
             .stderr(log);
         let mut booted = Running::start("unshare (util-linux)", &mut command);
@@ -56,7 +63,7 @@ impl Machine {
             assert!(booted.is_alive(), "the machine does not boot: {said}");
             (std::fs::read_to_string(&release).ok()? == "ID=test\n").then_some(())
         });
-        let machine = Self { _booted: booted, init, agent: Mutex::new(None), _folder: folder };
+        let machine = Self { booted, group, init, agent: Mutex::new(None), _folder: folder };
         eventually(PATIENCE, "systemd-resolved runs", || {
             machine.output(&["systemctl", "is-active", "systemd-resolved"]).status.success().then_some(())
         });
@@ -167,6 +174,32 @@ impl Machine {
         started.recv_timeout(PATIENCE).expect("a socket on the machine");
         asked
     }
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        self.booted.kill();
+        for tree in CONTROL_GROUPS {
+            let path = Path::new(tree).join(&self.group);
+            let end = Instant::now() + PATIENCE;
+            // Its processes are killed, but not yet gone.
+            while path.exists() && Instant::now() < end {
+                remove_group(&path);
+                std::thread::park_timeout(Duration::from_millis(20));
+            }
+        }
+    }
+}
+
+/// Removes a control group and those in it, as far as they are empty.
+fn remove_group(path: &Path) {
+    for entry in std::fs::read_dir(path).into_iter().flatten().flatten() {
+        if entry.path().is_dir() {
+            remove_group(&entry.path());
+        }
+    }
+    // Not before its last process is gone.
+    drop(std::fs::remove_dir(path));
 }
 
 /// The names that somebody was asked for.

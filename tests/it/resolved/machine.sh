@@ -1,8 +1,18 @@
 # Boots the real systemd, dbus and systemd-resolved as a machine of its own. Run in fresh mount, network, process, host
-# name, IPC and cgroup namespaces, with an empty folder for the machine's root, a folder with the unpacked packages that
-# it has more than this machine, and the folder of the binary under test. Nothing of it is seen outside.
+# name and IPC namespaces, with an empty folder for the machine's root, a folder with the unpacked packages that it has
+# more than this machine, the folder of the binary under test, and a name for its control groups, which whoever started
+# it removes. Nothing else of it is seen outside.
 set -eu
-root=$1 packages=$2 binaries=$3
+root=$1 packages=$2 binaries=$3 group=$4
+if [ "${5:-}" != inside ]; then
+  # Control groups of its own: two machines in one would each wait for the other's processes to end.
+  for tree in /sys/fs/cgroup /sys/fs/cgroup/systemd /sys/fs/cgroup/unified; do
+    [ -e "$tree/cgroup.procs" ] || continue
+    mkdir "$tree/$group"
+    echo 0 > "$tree/$group/cgroup.procs"
+  done
+  exec unshare -C sh "$0" "$@" inside
+fi
 mount --make-rprivate /
 mount -t tmpfs -o mode=755 machine "$root"
 cd "$root"
@@ -49,6 +59,10 @@ After=basic.target dbus.service systemd-resolved.service
 END
 
 mount -t proc proc proc
+# What is not of the network is this kernel's, and not the machine's.
+mount --bind proc/sys/net proc/sys/net
+mount --rbind proc/sys proc/sys
+mount -o remount,ro,bind proc/sys
 # Not to be written to: so systemd knows that there is no udev to wait for.
 mount -t sysfs -o ro sysfs sys
 mount -t tmpfs -o mode=755 run run
