@@ -11,7 +11,7 @@ BINARY_BYTES_MAX := 20000000
 BUILD_TOOLS := cc:gcc make:make protoc:protobuf-compiler pkg-config:pkg-config /usr/include/openssl/ssl.h:libssl-dev
 TEST_TOOLS  := etcd:etcd-server etcdctl:etcd-client dig:dnsutils busybox:busybox-static docker:docker.io systemd-analyze:systemd bash:bash dash:dash ip:iproute2 faketime:faketime mkfs.ext4:e2fsprogs \
   mmdebstrap:mmdebstrap cloud-init:cloud-init ignition-validate:ignition vagrant:vagrant vagrant:vagrant-libvirt- ruby:ruby docker-compose:docker-compose unshare:util-linux sshd:openssh-server ssh-keygen:openssh-client script:bsdutils \
-  hostname:hostname
+  hostname:hostname dbus-daemon:dbus-daemon nsenter:util-linux setpriv:util-linux
 FUZZ_TOOLS  := c++:g++
 # All of them, or `make fuzz TARGET=dns_message`.
 FUZZ_TARGETS = $(if $(filter command,$(firstword $(origin TARGET))),$(TARGET),$(basename $(notdir $(wildcard fuzz/targets/*.rs))))

@@ -25,6 +25,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("config_hcl", texts::config_hcl),
     ("dns_message", crate::agent::dns::fuzz::message),
     ("etcd_v2", machines::etcd_v2),
+    ("fleet", texts::fleet),
     ("gossip", machines::gossip),
     ("gossip_birth", machines::gossip_birth),
     ("http_body", texts::http_body),

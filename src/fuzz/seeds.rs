@@ -30,6 +30,17 @@ pub(super) fn of(target: &str) -> Vec<(String, Vec<u8>)> {
         ]),
         "dns_message" => questions(),
         "etcd_v2" => etcd_answers(),
+        "fleet" => texts(&[
+            "machine-id 0123\nuser 0\nhostname a\narchitecture x86_64\nconnection 10.0.0.9 5 10.0.0.1 22\nsystemd yes\n\
+             unit a.service launched 26\n[Service]\nExecStart=/bin/a\n\n\nLoadState=loaded\nActiveState=active\nend\n",
+            "file /proc/net/fib_trie\n     |-- 10.0.0.1\n        /32 host LOCAL\nfile /proc/net/route\nIface\n\
+             eth0\t0000000A\t00000000\t0001\t0\t0\t0\t00FFFFFF\nfile birth\n{\"born\":true}\nfile members\n[{\"name\":\"a\"}]\n",
+            "host,!h?st*,|1|AAAA|BBBB ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAA x\n@revoked * ssh-rsa AAAA\n",
+            "-----BEGIN OPENSSH PRIVATE KEY-----\nb3BlbnNzaC1rZXktdjEAAAAACmFlczI1Ni1jdHI=\n",
+            "core@[fd00::1]:22 role=web,disk=ssd # x\nHost a\n  HostName 10.0.0.1\n  Port 22\n  IdentityFile \"/k\"\n",
+            "[X-Fleet]\nMachineMetadata=\"a=b\" \"c=d\"\nConflicts=%p@*.service [a-c]?\\*\nMachineOf=x\n",
+            "w*[^a-c]?b@*.service\nweb@1.service",
+        ]),
         "gossip" => gossip(),
         "gossip_birth" => births(),
         "http_body" => texts(&[

@@ -1,11 +1,17 @@
 //! What people and their programs write: bodies of requests, filters, configuration, user-data.
 
+use std::hint::black_box;
+
 use crate::agent::config::{Dialect, parse_file};
 use crate::model::api::filter::{self, Filter};
 use crate::model::api::{agent, catalog, decode_check, decode_service, json, syntax};
 use crate::model::catalog::{Catalog, Command};
 use crate::model::dns::Name;
 use crate::model::duration;
+use crate::model::fleet::formation::{Facts, architecture_of, plan};
+use crate::model::fleet::known_hosts::{KnownHosts, kind_of, new_line};
+use crate::model::fleet::requirements::{Requirements, glob};
+use crate::model::fleet::{key_file, machines, survey};
 use crate::model::hcl;
 use crate::model::provision::lint::{self, Language};
 use crate::model::provision::spec_file;
@@ -97,4 +103,31 @@ pub(super) fn user_data(bytes: &[u8]) {
     }
     drop(spec_file::read(text));
     drop(text.parse::<Name>());
+}
+
+/// What machines answer over SSH, and the files about them: hosts, keys, units.
+pub(super) fn fleet(bytes: &[u8]) {
+    black_box(kind_of(bytes));
+    black_box(architecture_of(bytes));
+    if let Some(line) = new_line("host", 22, bytes) {
+        let known = KnownHosts::parse(&line);
+        assert!(!known.kinds("host", 22).is_empty(), "the line of a new host is understood: {line}");
+    }
+    let Ok(text) = std::str::from_utf8(bytes) else { return };
+    if let Ok(survey) = survey::parse(text) {
+        for unit in &survey.units {
+            drop(unit.hash());
+        }
+    }
+    let mut facts = Facts::default();
+    facts.read(text);
+    drop(plan(&[facts], None));
+    black_box(KnownHosts::parse(text).look("host", 22, bytes));
+    black_box(key_file::is_encrypted(text));
+    drop(machines::parse_file(text));
+    drop(machines::parse_ssh_config(text));
+    drop(Requirements::read("web@1.service", text));
+    if let Some((pattern, name)) = text.split_once('\n') {
+        black_box(glob(pattern, name));
+    }
 }

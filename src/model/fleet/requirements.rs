@@ -173,59 +173,93 @@ fn words(value: &str) -> Vec<String> {
     words
 }
 
-/// Go's `path.Match`: `*`, `?`, `[a-z]`, `[^a]`, `\x`. A pattern that is none matches nothing.
-pub fn glob(pattern: &str, name: &str) -> bool {
-    let pattern: Vec<char> = pattern.chars().collect();
-    let name: Vec<char> = name.chars().collect();
-    matches_from(&pattern, &name).unwrap_or(false)
+/// One part of a pattern.
+enum Part {
+    /// Any characters, or none.
+    Star,
+    /// Any character.
+    Any,
+    /// This character.
+    One(char),
+    /// One of these ranges, or none of them.
+    Class { negated: bool, ranges: Vec<(char, char)> },
 }
 
-fn matches_from(pattern: &[char], name: &[char]) -> Option<bool> {
-    match pattern {
-        [] => Some(name.is_empty()),
-        ['*', rest @ ..] => {
-            for taken in 0..=name.len() {
-                if name[..taken].contains(&'/') {
-                    break;
-                }
-                if matches_from(rest, &name[taken..])? {
-                    return Some(true);
-                }
+impl Part {
+    fn takes(&self, character: char) -> bool {
+        match self {
+            Self::Star => false,
+            Self::Any => character != '/',
+            Self::One(one) => *one == character,
+            Self::Class { negated, ranges } => {
+                ranges.iter().any(|(low, high)| (*low..=*high).contains(&character)) != *negated
             }
-            Some(false)
         }
-        ['[', rest @ ..] => {
-            let end = 1 + rest.iter().skip(1).position(|character| *character == ']')?;
-            let (class, after) = (&rest[..end], &rest[end + 1..]);
-            let (negated, class) = match class {
-                ['^', class @ ..] => (true, class),
-                class => (false, class),
-            };
-            let Some((first, others)) = name.split_first() else { return Some(false) };
-            if is_in_class(class, *first)? == negated { Some(false) } else { matches_from(after, others) }
-        }
-        ['\\', literal, rest @ ..] => match name.split_first() {
-            Some((first, others)) if first == literal => matches_from(rest, others),
-            _ => Some(false),
-        },
-        ['\\'] => None,
-        [wanted, rest @ ..] => match name.split_first() {
-            Some((first, others)) if (*wanted == '?' && *first != '/') || first == wanted => {
-                matches_from(rest, others)
-            }
-            _ => Some(false),
-        },
     }
 }
 
-fn is_in_class(class: &[char], character: char) -> Option<bool> {
-    match class {
-        [] => Some(false),
-        [low, '-', high, rest @ ..] => {
-            Some((low..=high).contains(&&character) || (!rest.is_empty() && is_in_class(rest, character)?))
+/// Go's `path.Match`: `*`, `?`, `[a-z]`, `[^a]`, `\x`. A pattern that is none matches nothing.
+pub fn glob(pattern: &str, name: &str) -> bool {
+    let Some(parts) = parse_pattern(pattern) else { return false };
+    let name: Vec<char> = name.chars().collect();
+    let (mut part, mut at) = (0, 0);
+    // Where the last star stands, and what it has taken: only the last one ever has to take more.
+    let mut star: Option<(usize, usize)> = None;
+    loop {
+        match (parts.get(part), name.get(at)) {
+            (None, None) => return true,
+            (Some(Part::Star), _) => {
+                star = Some((part, at));
+                part += 1;
+            }
+            (Some(wanted), Some(character)) if wanted.takes(*character) => {
+                part += 1;
+                at += 1;
+            }
+            _ => match star {
+                Some((stands, taken)) if name.get(taken).is_some_and(|character| *character != '/') => {
+                    star = Some((stands, taken + 1));
+                    part = stands + 1;
+                    at = taken + 1;
+                }
+                _ => return false,
+            },
         }
-        ['-' | ']', ..] => None,
-        [one, rest @ ..] => Some(*one == character || is_in_class(rest, character)?),
+    }
+}
+
+fn parse_pattern(pattern: &str) -> Option<Vec<Part>> {
+    let mut parts = Vec::new();
+    let mut rest = pattern.chars().peekable();
+    while let Some(character) = rest.next() {
+        parts.push(match character {
+            '*' => Part::Star,
+            '?' => Part::Any,
+            '\\' => Part::One(rest.next()?),
+            '[' => {
+                let negated = rest.next_if_eq(&'^').is_some();
+                let mut ranges = Vec::new();
+                while ranges.is_empty() || rest.next_if_eq(&']').is_none() {
+                    let low = class_character(rest.next()?, &mut rest)?;
+                    let high = match rest.next_if_eq(&'-') {
+                        Some(_) => class_character(rest.next()?, &mut rest)?,
+                        None => low,
+                    };
+                    ranges.push((low, high));
+                }
+                Part::Class { negated, ranges }
+            }
+            one => Part::One(one),
+        });
+    }
+    Some(parts)
+}
+
+fn class_character(character: char, rest: &mut impl Iterator<Item = char>) -> Option<char> {
+    match character {
+        '-' | ']' => None,
+        '\\' => rest.next(),
+        one => Some(one),
     }
 }
 
@@ -302,6 +336,11 @@ mod tests {
             ("\\*", "a", false),
             ("[a", "a", false),
             ("a\\", "a\\", false),
+            ("*a*b*.service", "xaxxab.service", true),
+            ("*a*b*.service", "xaxx.service", false),
+            ("[a\\-]", "-", true),
+            ("[-a]", "a", false),
+            ("a*", "a/b", false),
             ("*", "", true),
             ("", "", true),
         ] {

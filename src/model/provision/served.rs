@@ -186,7 +186,7 @@ mod tests {
 
     #[test]
     fn a_form_that_cannot_say_the_settings_is_told_on_the_page_and_the_others_are_there() {
-        let join = vec!["10.0.0.1".parse().unwrap()];
+        let join = ["10.0.0.1", "10.0.0.2", "10.0.0.3"].map(|peer| peer.parse().unwrap()).to_vec();
         let draft = Draft { join, fleet: Some(true), ..Draft::default() };
         let all = documents(&draft, &"image=a".parse().unwrap(), false).unwrap();
         let page = index("http://a:1", &all, "ab");
