@@ -70,10 +70,13 @@ RELR := $(shell getconf GNU_LIBC_VERSION 2>/dev/null | \
 # OpenSSL, on which SSH stands, is linked in too.
 release bench: export OPENSSL_STATIC := 1
 
+# A panic ends the process at once, so nothing ever walks its stack: 1.3 MB of tables for that are left out.
+RELEASE_FLAGS := -C target-feature=+crt-static -C force-unwind-tables=no
+
 # glibc linked in: no dynamic library is needed where it runs. Equal functions, of which generic code makes many, are
 # folded by lld, which rustc links with on this target.
 release: build-tools
-	RUSTFLAGS='-C target-feature=+crt-static' cargo rustc --locked --release --target $(TARGET) --bin corediscover -- \
+	RUSTFLAGS='$(RELEASE_FLAGS)' cargo rustc --locked --release --target $(TARGET) --bin corediscover -- \
 	  -C link-arg=-Wl,--icf=all $(RELR)
 	@size=$$(stat -c %s $(RELEASE)); test $$size -le $(BINARY_BYTES_MAX) || \
 	  { echo "error: $(RELEASE) has $$size bytes, at most $(BINARY_BYTES_MAX) are allowed" >&2; exit 1; }
@@ -96,7 +99,7 @@ regenerate: build-tools
 
 # Prints the table of docs/benchmarks.md three minutes after the build; ARGS='--seconds 1 dns kv' measures less.
 bench: bench-tools release
-	RUSTFLAGS='-C target-feature=+crt-static' cargo build --locked --release --target $(TARGET) --features bench \
+	RUSTFLAGS='$(RELEASE_FLAGS)' cargo build --locked --release --target $(TARGET) --features bench \
 	  --bin corediscover-bench
 	target/$(TARGET)/release/corediscover-bench $(ARGS)
 

@@ -17,6 +17,11 @@ use crate::wait::eventually;
 const IMAGE: &str = "corediscover-node";
 /// The machine's own bridge for containers, as CoreOS had it; user-data of that time names this address.
 pub(crate) const BRIDGE: &str = "172.17.42.1";
+/// What each machine tells its own Docker.
+pub(crate) fn daemon_json() -> String {
+    format!("{{\"bip\": \"{BRIDGE}/16\"}}")
+}
+
 /// What a container needs so that systemd and Docker run in it. Its kernel settings and its clock are the host's: it
 /// may not change them.
 const RIGHTS: &[&str] = &[
@@ -55,6 +60,11 @@ impl Network {
         Self { name, prefix }
     }
 
+    /// The host's own address in it, where the machines reach what the host serves.
+    pub(crate) fn host(&self) -> String {
+        format!("{}.1", self.prefix)
+    }
+
     /// The address of machine `number`, counted from 1: as in the clusters that we replace, host-1 is .3.
     pub(crate) fn address(&self, number: u8) -> String {
         format!("{}.{}", self.prefix, number + 2)
@@ -90,7 +100,7 @@ impl Machine {
         docker(&line);
         let machine = Self { name, address, container };
         let root = tempfile::tempdir().unwrap();
-        put(root.path(), "etc/docker/daemon.json", &format!("{{\"bip\": \"{BRIDGE}/16\"}}\n"));
+        put(root.path(), "etc/docker/daemon.json", &format!("{}\n", daemon_json()));
         let addresses = format!("COREOS_PUBLIC_IPV4={0}\nCOREOS_PRIVATE_IPV4={0}\n", machine.address);
         put(root.path(), "etc/environment", &addresses);
         machine.bring(root.path());

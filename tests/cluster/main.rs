@@ -4,7 +4,9 @@
 #[allow(dead_code, reason = "the other tests use the rest of it")]
 #[path = "../it/support/docker.rs"]
 mod docker;
+mod fleet;
 mod machines;
+mod over_ssh;
 mod released;
 mod story;
 mod vagrant;
