@@ -3,7 +3,7 @@
 
 use std::fs;
 use std::io::Write as _;
-use std::os::unix::fs::{PermissionsExt as _, symlink};
+use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
@@ -136,16 +136,6 @@ impl Machine {
         let wants = root.path().join("etc/systemd/system/multi-user.target.wants");
         fs::create_dir_all(&wants).unwrap();
         symlink("/lib/systemd/system/etcd.service", wants.join("etcd.service")).unwrap();
-        self.bring(root.path());
-    }
-
-    /// Puts a file onto the machine, which may be on or off.
-    pub(crate) fn put_file(&self, path: &str, content: &Path, mode: u32) {
-        let root = tempfile::tempdir().unwrap();
-        let target = root.path().join(path.trim_start_matches('/'));
-        fs::create_dir_all(target.parent().unwrap()).unwrap();
-        fs::copy(content, &target).unwrap();
-        fs::set_permissions(&target, fs::Permissions::from_mode(mode)).unwrap();
         self.bring(root.path());
     }
 

@@ -38,7 +38,7 @@ fn resolved(machine: &Machine, name: &str) -> BTreeSet<String> {
 
 /// Waits until the machine's own resolver gives exactly these addresses for a name.
 #[track_caller]
-fn until_resolved(machine: &Machine, name: &str, addresses: &[&str]) {
+pub(crate) fn until_resolved(machine: &Machine, name: &str, addresses: &[&str]) {
     let wanted: BTreeSet<String> = addresses.iter().map(|address| (*address).to_owned()).collect();
     let mut last = BTreeSet::new();
     let found = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
@@ -68,7 +68,7 @@ fn cluster_ids(machine: &Machine) -> BTreeSet<String> {
 
 /// Waits until all these machines agree: one leader, these voters, nobody else alive.
 #[track_caller]
-fn until_agreed(machines: &[&Machine], voters: &[&Machine]) {
+pub(crate) fn until_agreed(machines: &[&Machine], voters: &[&Machine]) {
     let addresses = |machines: &[&Machine], port: &str| -> BTreeSet<String> {
         machines.iter().map(|machine| format!("{}{port}", machine.address)).collect()
     };

@@ -21,9 +21,8 @@ use serde_json::{Value, json};
 
 use super::{specs, succeeded};
 use crate::support::binary;
+use crate::support::ignition::apply;
 
-/// Debian's Ignition has no program in PATH for what a machine runs in its initramfs.
-const IGNITION: &str = "/usr/lib/dracut/modules.d/30ignition/ignition";
 /// Debian's own Python has the modules of Debian's cloud-init.
 pub(super) const PYTHON: &str = "/usr/bin/python3";
 /// What `cloud-init schema` does, for many files in one process. Warnings are failures.
@@ -98,29 +97,6 @@ fn ignition_validate_accepts_every_variant_without_a_word() {
         r#"{"ignition": {"version": "3.3.0"}, "storage": {"files": [{"path": "a"}]}}"#,
     );
     assert!(!run(Command::new("ignition-validate").arg(wrong), "ignition").status.success());
-}
-
-/// Applies a config to the folder `root` as Ignition does in a machine's initramfs.
-fn apply(work: &Path, config: &str) -> std::path::PathBuf {
-    let root = work.join("root");
-    put(&root, "etc/selinux/config", "SELINUXTYPE=none\n");
-    let config = put(work, "config.ign", config);
-    // The last step labels files for SELinux; a root without it has nothing to label.
-    let tools = work.join("bin");
-    put(&tools, "setfiles", "#!/bin/sh\ncat >/dev/null\n");
-    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
-    fs::set_permissions(tools.join("setfiles"), mode).unwrap();
-    for stage in ["fetch", "files"] {
-        let mut command = Command::new(IGNITION);
-        command.args(["--platform", "file", "--log-to-stdout", "--stage", stage]);
-        command.arg("--root").arg(&root).arg("--config-cache").arg(work.join("cache.json"));
-        command.arg("--state-file").arg(work.join("state"));
-        command.env("IGNITION_CONFIG_FILE", &config);
-        command.env("PATH", format!("{}:/usr/sbin:/usr/bin:/sbin:/bin", tools.display()));
-        let output = run(&mut command, "ignition");
-        assert!(output.status.success(), "{stage}: {}", String::from_utf8_lossy(&output.stdout));
-    }
-    root
 }
 
 /// Serves `content` to everybody who asks, until the test's process ends.

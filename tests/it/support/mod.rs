@@ -5,6 +5,7 @@ pub(crate) mod client;
 pub(crate) mod docker;
 pub(crate) mod etcd;
 pub(crate) mod etcd_proxy;
+pub(crate) mod ignition;
 pub(crate) mod machine;
 pub(crate) mod netns;
 pub(crate) mod resolver;
