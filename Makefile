@@ -70,14 +70,13 @@ RELR := $(shell getconf GNU_LIBC_VERSION 2>/dev/null | \
 # OpenSSL, on which SSH stands, is linked in too.
 release bench: export OPENSSL_STATIC := 1
 
-# A panic ends the process at once, so nothing ever walks its stack: 1.3 MB of tables for that are left out.
-RELEASE_FLAGS := -C target-feature=+crt-static -C force-unwind-tables=no
+RELEASE_FLAGS := -C target-feature=+crt-static
 
 # glibc linked in: no dynamic library is needed where it runs. Equal functions, of which generic code makes many, are
 # folded by lld, which rustc links with on this target.
 release: build-tools
 	RUSTFLAGS='$(RELEASE_FLAGS)' cargo rustc --locked --release --target $(TARGET) --bin corediscover -- \
-	  -C link-arg=-Wl,--icf=all $(RELR)
+	  -C link-arg=-Wl,--icf=all -C link-arg=-Wl,--no-eh-frame-hdr -C link-arg=-Wl,-T,$(CURDIR)/.cargo/release.ld $(RELR)
 	@size=$$(stat -c %s $(RELEASE)); test $$size -le $(BINARY_BYTES_MAX) || \
 	  { echo "error: $(RELEASE) has $$size bytes, at most $(BINARY_BYTES_MAX) are allowed" >&2; exit 1; }
 
