@@ -8,7 +8,7 @@ NODE_IMAGE := corediscover-node
 # One static file of at most 20 MB: what goes into a FROM scratch image and onto machines by curl.
 BINARY_BYTES_MAX := 20000000
 # program (or file):Debian package. A package with `-` behind it is not installed: libvirt would come with vagrant otherwise.
-BUILD_TOOLS := cc:gcc make:make protoc:protobuf-compiler pkg-config:pkg-config /usr/include/openssl/ssl.h:libssl-dev
+BUILD_TOOLS := cc:gcc strip:binutils make:make protoc:protobuf-compiler pkg-config:pkg-config /usr/include/openssl/ssl.h:libssl-dev
 TEST_TOOLS  := etcd:etcd-server etcdctl:etcd-client dig:dnsutils busybox:busybox-static docker:docker.io systemd-analyze:systemd bash:bash dash:dash ip:iproute2 faketime:faketime mkfs.ext4:e2fsprogs \
   mmdebstrap:mmdebstrap cloud-init:cloud-init ignition-validate:ignition vagrant:vagrant vagrant:vagrant-libvirt- ruby:ruby docker-compose:docker-compose unshare:util-linux sshd:openssh-server ssh-keygen:openssh-client script:bsdutils \
   hostname:hostname dbus-daemon:dbus-daemon nsenter:util-linux setpriv:util-linux
@@ -77,6 +77,7 @@ RELEASE_FLAGS := -C target-feature=+crt-static
 release: build-tools
 	RUSTFLAGS='$(RELEASE_FLAGS)' cargo rustc --locked --release --target $(TARGET) --bin corediscover -- \
 	  -C link-arg=-Wl,--icf=all -C link-arg=-Wl,--no-eh-frame-hdr -C link-arg=-Wl,-T,$(CURDIR)/.cargo/release.ld $(RELR)
+	@strip $(RELEASE)
 	@size=$$(stat -c %s $(RELEASE)); test $$size -le $(BINARY_BYTES_MAX) || \
 	  { echo "error: $(RELEASE) has $$size bytes, at most $(BINARY_BYTES_MAX) are allowed" >&2; exit 1; }
 
