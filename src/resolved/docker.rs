@@ -9,11 +9,11 @@ use super::changes::{self, Changes};
 use super::system;
 use crate::hint::{WithHint as _, causes, fault};
 use crate::host::files::read_if_there;
-use crate::host::interfaces;
-use crate::model::resolved::LINK_ADDRESS;
+use crate::host::{self, interfaces};
 use crate::model::resolved::docker::{
     BRIDGE_ADDRESS, DAEMON_FILE, bridge, is_all_ours, with_server, without_server,
 };
+use crate::model::resolved::{LINK_ADDRESS, bridge as chosen};
 
 /// Docker's unit.
 const DOCKER: &str = "docker.service";
@@ -58,6 +58,15 @@ pub(super) fn must_take_servers() -> anyhow::Result<()> {
         .with_context(|| format!("cannot add to {DAEMON_FILE}"))
         .hint(FILE_ADVICE)
         .map(drop)
+}
+
+/// Refuses an address at which others than containers would find an open resolver.
+///
+/// # Errors
+/// Says what the address is; or that the machine's addresses cannot be read.
+pub fn check_bridge(address: IpAddr) -> anyhow::Result<()> {
+    chosen::check(address, &host::address::facts()?)
+        .hint("give the address of a bridge of containers (`ip address show docker0`), or leave --bridge out")
 }
 
 /// Addresses of the bridge, now and after dockerd's next start: containers that are given one with `--dns` ask there.

@@ -256,19 +256,31 @@ fn a_network_daemon_that_configures_all_links_leaves_ours_alone() {
 #[test]
 fn who_may_not_and_what_cannot_be_is_refused_with_advice_and_nothing_changes() {
     let (machine, _elsewhere) = Machine::boot();
+    machine.run(&["ip", "link", "add", "eth9", "type", "veth", "peer", "name", "eth8"]);
+    machine.run(&["ip", "address", "add", "10.98.0.1/24", "dev", "eth9"]);
     let before = machine.settings();
-    let refused = |words: &[&str], error: &str| {
+    let refused_with = |code: i32, words: &[&str], error: &str| {
         let output = machine.output(words);
         let told = String::from_utf8_lossy(&output.stderr).into_owned();
-        assert_eq!(output.status.code(), Some(1), "{words:?}: {told}");
+        assert_eq!(output.status.code(), Some(code), "{words:?}: {told}");
         assert!(told.contains(error) && told.contains("\nhint: "), "{words:?}: {told}");
         assert_eq!(machine.settings(), before, "{words:?}");
     };
+    let refused = |words: &[&str], error: &str| refused_with(1, words, error);
     let apply = ["corediscover", "resolved", "apply"];
     refused(&[&apply[..], &["--mode", "plain"]].concat(), "on port 53, not 8600");
     let nobody = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"];
     refused(&[&nobody[..], &apply].concat(), "only root may change");
     refused(&[&nobody[..], &["corediscover", "resolved", "remove"]].concat(), "only root may change");
+
+    for (address, error) in [
+        ("0.0.0.0", "0.0.0.0 stands for all addresses"),
+        ("127.0.0.1", "127.0.0.1 is loopback"),
+        ("10.98.0.1", "10.98.0.1 is on eth9, which is no network of containers"),
+        ("203.0.113.9", "203.0.113.9 is on no interface, and not private"),
+    ] {
+        refused_with(2, &[&apply[..], &["--docker", "--bridge", address]].concat(), error);
+    }
 
     fs::create_dir(machine.path("/etc/docker")).unwrap();
     let damaged = "{\n  \"bip\": \"172.17.42.1/24\",\n}\n";
