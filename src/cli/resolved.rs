@@ -62,9 +62,9 @@ impl From<ModeArg> for Option<Mode> {
 enum RestartArg {
     /// Not at all: its settings hold from its next start on.
     Never,
-    /// If its settings changed, and no container runs.
+    /// If its settings changed since it started, and no container runs.
     Idle,
-    /// If its settings changed.
+    /// If its settings changed since it started.
     Always,
 }
 
