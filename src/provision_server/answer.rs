@@ -196,6 +196,8 @@ fn set(response: &mut Response<Full<Bytes>>, name: HeaderName, value: &str) {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write as _;
+
     use http_body_util::BodyExt as _;
     use hyper::header::RETRY_AFTER;
     use hyper::{Request, StatusCode};
@@ -205,8 +207,8 @@ mod tests {
 
     #[tokio::test]
     async fn what_these_settings_never_give_is_not_asked_for_again() {
-        let file = tempfile::NamedTempFile::new().unwrap();
-        std::fs::write(file.path(), "program").unwrap();
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        file.write_all(b"program").unwrap();
         let listen = "10.0.0.1:8080".parse().unwrap();
         // fleet needs etcd, in the one form that has fleet.
         let peers = ["10.0.0.1", "10.0.0.2", "10.0.0.3"].map(|peer| peer.parse().unwrap());
