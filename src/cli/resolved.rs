@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
+use anyhow::Context as _;
 use clap::{Subcommand, ValueEnum};
 use serde_json::{Value, json};
 
@@ -10,7 +11,7 @@ use super::{EXIT_FAILED, EXIT_FINE, Output, Usage};
 use crate::hint::fault;
 use crate::model::provision::spec::{DnsPort, Domain};
 use crate::model::resolved::{LINK_ADDRESS, Mode, Target};
-use crate::resolved::{Containers, Lookup, Restart, Status, Wanted, apply, remove, status};
+use crate::resolved::{Containers, Lookup, Restart, Status, Wanted, apply, check_bridge, remove, status};
 
 /// Arguments of `resolved`.
 #[derive(clap::Args)]
@@ -61,9 +62,9 @@ impl From<ModeArg> for Option<Mode> {
 enum RestartArg {
     /// Not at all: its settings hold from its next start on.
     Never,
-    /// If its settings changed, and no container runs.
+    /// If its settings changed since it started, and no container runs.
     Idle,
-    /// If its settings changed.
+    /// If its settings changed since it started.
     Always,
 }
 
@@ -134,6 +135,10 @@ struct StatusArgs {
 pub(crate) fn run(args: Args, output: &mut Output) -> anyhow::Result<u8> {
     match args.command {
         Part::Apply(args) => {
+            if let Some(bridge) = args.bridge {
+                check_bridge(bridge)
+                    .context(Usage("--bridge is where the resolver answers containers, and nobody else"))?;
+            }
             let containers = args.docker.then_some(Containers {
                 bridge: args.bridge,
                 restart: match args.restart_docker {

@@ -43,8 +43,8 @@ pub(super) fn answer<B>(
     let is_head = request.method() == Method::HEAD;
     let response = if is_head || request.method() == Method::GET {
         match find(settings, program, local, request.uri().path()) {
-            Ok(Some(content)) => send(content, request.headers()),
-            Ok(None) => plain(StatusCode::NOT_FOUND, "there is no such path; / lists all\n".to_owned()),
+            Ok(Ok(content)) => send(content, request.headers()),
+            Ok(Err(reason)) => plain(StatusCode::NOT_FOUND, format!("{reason}\n")),
             Err(error) => {
                 let text = hint::causes(&error);
                 tracing::error!("cannot answer {}: {text}", request.uri().path());
@@ -61,32 +61,32 @@ pub(super) fn answer<B>(
     if is_head { without_body(response) } else { response }
 }
 
-/// What is at `path`.
+/// What is at `path`, or why nothing ever will be with these settings: clients ask again for what failed, not for that.
 fn find(
     settings: &Settings,
     program: &Program,
     local: SocketAddr,
     path: &str,
-) -> anyhow::Result<Option<Content>> {
+) -> anyhow::Result<Result<Content, String>> {
     let now = program.look()?;
     if path == BINARY_PATH {
         let tag = Some(format!("\"{}\"", now.digest));
-        return Ok(Some(Content { bytes: now.content, kind: "application/octet-stream", tag }));
+        return Ok(Ok(Content { bytes: now.content, kind: "application/octet-stream", tag }));
     }
     if path == DIGEST_PATH {
         let name = BINARY_PATH.trim_start_matches('/');
-        return Ok(Some(Content::text(format!("{}  {name}\n", now.digest), TEXT)));
+        return Ok(Ok(Content::text(format!("{}  {name}\n", now.digest), TEXT)));
     }
     let pages = settings.pages(&settings.base(local), &now.digest)?;
     if path == "/" {
-        return Ok(Some(Content::text(pages.index, TEXT)));
+        return Ok(Ok(Content::text(pages.index, TEXT)));
     }
     let found = pages.documents.into_iter().find(|document| document.path == path);
-    match found.map(|document| (document.text, document.content_type)) {
-        Some((Ok(text), content_type)) => Ok(Some(Content::text(text, content_type))),
-        Some((Err(error), _)) => anyhow::bail!("these settings cannot be said in this form: {error}"),
-        None => Ok(None),
-    }
+    Ok(match found.map(|document| (document.text, document.content_type)) {
+        Some((Ok(text), content_type)) => Ok(Content::text(text, content_type)),
+        Some((Err(error), _)) => Err(format!("these settings cannot be said in this form: {error}")),
+        None => Err("there is no such path; / lists all".to_owned()),
+    })
 }
 
 fn send(content: Content, asked: &HeaderMap) -> Response<Full<Bytes>> {
@@ -196,7 +196,44 @@ fn set(response: &mut Response<Full<Bytes>>, name: HeaderName, value: &str) {
 
 #[cfg(test)]
 mod tests {
-    use super::{Range, range};
+    use std::io::Write as _;
+
+    use http_body_util::BodyExt as _;
+    use hyper::header::RETRY_AFTER;
+    use hyper::{Request, StatusCode};
+
+    use super::{Program, Range, Settings, answer, range};
+    use crate::model::provision::draft::Draft;
+
+    #[tokio::test]
+    async fn what_these_settings_never_give_is_not_asked_for_again() {
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        file.write_all(b"program").unwrap();
+        let listen = "10.0.0.1:8080".parse().unwrap();
+        // fleet needs etcd, in the one form that has fleet.
+        let peers = ["10.0.0.1", "10.0.0.2", "10.0.0.3"].map(|peer| peer.parse().unwrap());
+        let draft = Draft { join: peers.to_vec(), fleet: Some(true), ..Draft::default() };
+        let program = Program::open(file.path().to_owned()).unwrap();
+        let settings =
+            Settings { listen, url: None, program: file.path().to_owned(), draft, explained: false };
+        for (path, status, part) in [
+            ("/cloud-config", StatusCode::NOT_FOUND, "cannot be said in this form: fleet needs etcd"),
+            ("/no/such", StatusCode::NOT_FOUND, "there is no such path"),
+            ("/ignition", StatusCode::OK, "ignition"),
+        ] {
+            let request = Request::get(path).body(()).unwrap();
+            let response = answer(&settings, &program, listen, &request);
+            assert_eq!(response.status(), status, "{path}");
+            assert!(response.headers().get(RETRY_AFTER).is_none(), "{path}");
+            let text = response.into_body().collect().await.unwrap().to_bytes();
+            assert!(String::from_utf8_lossy(&text).contains(part), "{path}: {text:?}");
+        }
+        // The binary is being replaced: soon it will be there.
+        drop(file);
+        let response = answer(&settings, &program, listen, &Request::get("/ignition").body(()).unwrap());
+        assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
+        assert!(response.headers().get(RETRY_AFTER).is_some());
+    }
 
     #[test]
     fn ranges_are_read_as_http_says() {

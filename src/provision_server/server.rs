@@ -26,6 +26,9 @@ const HEADERS_MAX: usize = 64;
 const HEAD_DEADLINE: Duration = Duration::from_secs(10);
 /// How long what we sent may stay unacknowledged before the kernel ends the connection.
 const UNACKNOWLEDGED_MAX: Duration = Duration::from_secs(30);
+/// How long a connection may be open: nobody keeps one of the places for ever by acknowledging and hardly reading. The
+/// binary's 20 MB come through a line of 200 kbit/s in that time; whoever is slower goes on with a range.
+const CONNECTION_DEADLINE: Duration = Duration::from_mins(15);
 /// How long downloads may go on after a stop request; less than the deadline of all tasks.
 const STOP_GRACE: Duration = Duration::from_secs(5);
 /// Pause after a failed accept (no file descriptors left), so that it is not tried in a busy loop.
@@ -158,14 +161,68 @@ async fn serve(
         .max_headers(HEADERS_MAX)
         .serve_connection(TokioIo::new(stream), service);
     tokio::pin!(connection);
-    let ended = tokio::select! {
-        ended = connection.as_mut() => ended,
-        () = stop.cancelled() => {
-            connection.as_mut().graceful_shutdown();
-            connection.await
+    let all = async {
+        tokio::select! {
+            ended = connection.as_mut() => ended,
+            () = stop.cancelled() => {
+                connection.as_mut().graceful_shutdown();
+                connection.await
+            }
         }
+    };
+    let Ok(ended) = tokio::time::timeout(CONNECTION_DEADLINE, all).await else {
+        tracing::warn!(%peer, "a connection was cut off after {CONNECTION_DEADLINE:?}");
+        return;
     };
     if let Err(error) = ended {
         tracing::debug!(%peer, %error, "a connection ended early");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::{TcpListener, TcpStream};
+    use tokio::time::Instant;
+    use tokio_util::sync::CancellationToken;
+
+    use super::{CONNECTION_DEADLINE, Program, Settings, serve};
+    use crate::model::provision::draft::Draft;
+
+    /// More than sockets hold, so that most of it waits for the client.
+    const PROGRAM_BYTES: usize = 64 << 20;
+
+    #[tokio::test(start_paused = true)]
+    async fn who_hardly_reads_keeps_a_place_until_the_deadline_and_no_longer() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        file.as_file().set_len(PROGRAM_BYTES as u64).unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let listen = listener.local_addr().unwrap();
+        let program = Arc::new(Program::open(file.path().to_owned()).unwrap());
+        let settings = Settings {
+            listen,
+            url: None,
+            program: file.path().to_owned(),
+            draft: Draft::default(),
+            explained: false,
+        };
+        let mut client = TcpStream::connect(listen).await.unwrap();
+        let (stream, peer) = listener.accept().await.unwrap();
+        client.write_all(b"GET /corediscover HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
+        let began = Instant::now();
+        let place = serve(Arc::new(settings), program, stream, peer, CancellationToken::new());
+        let mut first = [0; 1024];
+        // The clock of this test goes on by itself whenever everybody waits.
+        let (read, ()) = tokio::join!(client.read_exact(&mut first), place);
+        read.unwrap();
+        assert!(first.starts_with(b"HTTP/1.1 200 OK"));
+        let lasted = began.elapsed();
+        assert!(lasted >= CONNECTION_DEADLINE && lasted < CONNECTION_DEADLINE * 2, "{lasted:?}");
+        let mut rest = Vec::new();
+        // A reset is an end as well.
+        drop(client.read_to_end(&mut rest).await);
+        assert!(rest.len() < PROGRAM_BYTES, "{} bytes came", rest.len());
     }
 }

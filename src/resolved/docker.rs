@@ -9,11 +9,11 @@ use super::changes::{self, Changes};
 use super::system;
 use crate::hint::{WithHint as _, causes, fault};
 use crate::host::files::read_if_there;
-use crate::host::interfaces;
-use crate::model::resolved::LINK_ADDRESS;
+use crate::host::{self, interfaces};
 use crate::model::resolved::docker::{
-    BRIDGE_ADDRESS, DAEMON_FILE, bridge, is_all_ours, with_server, without_server,
+    BRIDGE_ADDRESS, DAEMON_FILE, UNREAD, bridge, is_all_ours, with_server, without_server,
 };
+use crate::model::resolved::{LINK_ADDRESS, bridge as chosen};
 
 /// Docker's unit.
 const DOCKER: &str = "docker.service";
@@ -60,6 +60,15 @@ pub(super) fn must_take_servers() -> anyhow::Result<()> {
         .map(drop)
 }
 
+/// Refuses an address at which others than containers would find an open resolver.
+///
+/// # Errors
+/// Says what the address is; or that the machine's addresses cannot be read.
+pub fn check_bridge(address: IpAddr) -> anyhow::Result<()> {
+    chosen::check(address, &host::address::facts()?)
+        .hint("give the address of a bridge of containers (`ip address show docker0`), or leave --bridge out")
+}
+
 /// Addresses of the bridge, now and after dockerd's next start: containers that are given one with `--dns` ask there.
 pub(super) fn bridges(asked: Option<IpAddr>) -> anyhow::Result<Vec<IpAddr>> {
     if let Some(address) = asked {
@@ -78,17 +87,34 @@ pub(super) fn bridges(asked: Option<IpAddr>) -> anyhow::Result<Vec<IpAddr>> {
     Ok(found)
 }
 
+/// Which start of dockerd runs; `None` when it does not run under systemd.
+fn started() -> anyhow::Result<Option<String>> {
+    if !system::succeeds("systemctl", &["--quiet", "is-active", DOCKER])? {
+        return Ok(None);
+    }
+    let id = system::run("systemctl", &["show", "--property=InvocationID", "--value", DOCKER])?;
+    Ok(Some(id.trim().to_owned()))
+}
+
+/// Whether our setting came after this start of dockerd.
+fn is_unread_by(started: &str) -> anyhow::Result<bool> {
+    Ok(read_if_there(Path::new(UNREAD))?.is_some_and(|late| late == started.as_bytes()))
+}
+
 /// Containers that start from dockerd's next start on ask the resolver.
 pub(super) fn add(restart: Restart, changes: &mut Changes) -> anyhow::Result<()> {
     let text = with_server(&read()?, address())
         .with_context(|| format!("cannot add to {DAEMON_FILE}"))
         .hint(FILE_ADVICE)?;
-    let Some(text) = text else { return Ok(()) };
-    changes::set(DAEMON_FILE, Some(&text))?;
-    changes.made(format!("put {LINK_ADDRESS} first in `dns` of {DAEMON_FILE}"));
-    if !system::succeeds("systemctl", &["--quiet", "is-active", DOCKER])? {
-        return Ok(());
+    if let Some(text) = &text {
+        changes::set(DAEMON_FILE, Some(text))?;
+        changes.made(format!("put {LINK_ADDRESS} first in `dns` of {DAEMON_FILE}"));
     }
+    // An earlier run may have left the restart to the user.
+    let late = match started()? {
+        Some(started) if text.is_some() || is_unread_by(&started)? => started,
+        _ => return changes::set(UNREAD, None).map(drop),
+    };
     let restarts = match restart {
         Restart::Never => false,
         Restart::WhenIdle => is_idle(changes),
@@ -98,8 +124,10 @@ pub(super) fn add(restart: Restart, changes: &mut Changes) -> anyhow::Result<()>
         system::run("systemctl", &["try-restart", DOCKER]).context("dockerd does not start again").hint(
             "see `journalctl -u docker`; `corediscover resolved remove --docker` takes our setting away",
         )?;
+        changes::set(UNREAD, None)?;
         changes.made("restarted dockerd");
     } else {
+        changes::set(UNREAD, Some(&late))?;
         changes.note(
             "dockerd reads this when it starts: `systemctl restart docker`, which stops containers unless live-restore \
              is on; until then new containers ask as before",
@@ -128,6 +156,7 @@ pub(super) fn is_told() -> anyhow::Result<bool> {
 
 /// Takes out what [`add`] put in.
 pub(super) fn take(changes: &mut Changes) -> anyhow::Result<()> {
+    changes::set(UNREAD, None)?;
     let text = read()?;
     let left = without_server(&text, address())
         .with_context(|| format!("cannot take our server out of {DAEMON_FILE}"))

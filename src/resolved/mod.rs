@@ -22,7 +22,7 @@ use crate::model::resolved::{
 };
 use changes::Changes;
 
-pub use docker::Restart;
+pub use docker::{Restart, check_bridge};
 pub use state::{Lookup, Status, status};
 
 /// What is wanted.
@@ -167,6 +167,7 @@ fn prepare_containers(wanted: Containers, changes: &mut Changes) -> anyhow::Resu
     link::make(changes).context("containers need an address that they reach on every bridge")?;
     let mut addresses = vec![IpAddr::V4(LINK_ADDRESS)];
     addresses.extend(docker::bridges(wanted.bridge)?);
+    addresses.dedup();
     Ok(containers(&addresses))
 }
 

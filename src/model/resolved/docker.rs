@@ -7,6 +7,9 @@ use serde_json::Value;
 
 /// The file that dockerd reads when it starts.
 pub const DAEMON_FILE: &str = "/etc/docker/daemon.json";
+/// Names the start of dockerd (systemd's `InvocationID`) that our setting came too late for. Beside the resolver's file for
+/// containers, where the unit may write, and as short-lived; the resolver reads `*.conf` alone.
+pub const UNREAD: &str = "/run/systemd/resolved.conf.d/01-consul-containers.dockerd";
 /// The address of Docker's bridge when nobody chose another.
 pub const BRIDGE_ADDRESS: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(172, 17, 0, 1));
 

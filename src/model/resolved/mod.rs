@@ -2,6 +2,7 @@
 //!
 //! All files but Docker's are under `/run`: a machine that lost its power comes up with its own resolvers alone.
 
+pub mod bridge;
 pub mod docker;
 
 use std::fmt;

@@ -182,6 +182,51 @@ fn containers_find_names_on_every_bridge_and_other_names_without_the_agent() {
 }
 
 #[test]
+fn a_dockerd_that_has_not_read_its_settings_is_told_of_until_somebody_restarts_it() {
+    let (machine, _elsewhere) = Machine::boot();
+    let before = machine.settings();
+    let unit = "[Service]\nExecStart=/usr/bin/sleep infinity\n";
+    let place = machine.path("/etc/systemd/system/docker.service");
+    fs::File::create(place).unwrap().write_all(unit.as_bytes()).unwrap();
+    machine.run(&["systemctl", "daemon-reload"]);
+    machine.run(&["systemctl", "start", "docker"]);
+    let dockerd = || machine.run(&["systemctl", "show", "--property=MainPID", "--value", "docker"]);
+    let first = dockerd();
+    let note = "note: dockerd reads this when it starts";
+    let apply = |more: &[&str]| {
+        let output = machine.output(&[&["corediscover", "resolved", "apply", "--docker"], more].concat());
+        let told = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.success(), "{told}");
+        (String::from_utf8(output.stdout).unwrap(), told)
+    };
+
+    let (done, told) = apply(&[]);
+    assert!(done.contains("put 169.254.53.1 first") && told.contains(note), "{done}{told}");
+    // A machine where nobody answers whether containers run: one may.
+    for more in [&[][..], &["--restart-docker", "idle"]] {
+        let (done, told) = apply(more);
+        assert!(done.is_empty() && told.contains(note), "{more:?}: {done}{told}");
+        assert_eq!(dockerd(), first);
+    }
+    let always = ["--restart-docker", "always"];
+    assert_eq!(apply(&always).0, "restarted dockerd\n");
+    let second = dockerd();
+    assert_ne!(second, first);
+    let (done, told) = apply(&always);
+    assert!(done.is_empty() && !told.contains("dockerd"), "it has read them: {done}{told}");
+    assert_eq!(dockerd(), second);
+
+    // The user does it.
+    machine.resolved(&["remove", "--docker"]);
+    assert!(apply(&[]).1.contains(note));
+    machine.run(&["systemctl", "restart", "docker"]);
+    let (done, told) = apply(&always);
+    assert!(done.is_empty() && !told.contains("dockerd"), "{done}{told}");
+    machine.resolved(&["remove", "--docker"]);
+    eventually(PATIENCE, "the resolver is as before", || (machine.settings() == before).then_some(()));
+}
+
+#[test]
 fn the_unit_does_it_with_hardly_a_right_and_takes_it_back_when_it_stops() {
     let (machine, _elsewhere) = Machine::boot();
     let _agent = machine.start_agent();
@@ -256,19 +301,31 @@ fn a_network_daemon_that_configures_all_links_leaves_ours_alone() {
 #[test]
 fn who_may_not_and_what_cannot_be_is_refused_with_advice_and_nothing_changes() {
     let (machine, _elsewhere) = Machine::boot();
+    machine.run(&["ip", "link", "add", "eth9", "type", "veth", "peer", "name", "eth8"]);
+    machine.run(&["ip", "address", "add", "10.98.0.1/24", "dev", "eth9"]);
     let before = machine.settings();
-    let refused = |words: &[&str], error: &str| {
+    let refused_with = |code: i32, words: &[&str], error: &str| {
         let output = machine.output(words);
         let told = String::from_utf8_lossy(&output.stderr).into_owned();
-        assert_eq!(output.status.code(), Some(1), "{words:?}: {told}");
+        assert_eq!(output.status.code(), Some(code), "{words:?}: {told}");
         assert!(told.contains(error) && told.contains("\nhint: "), "{words:?}: {told}");
         assert_eq!(machine.settings(), before, "{words:?}");
     };
+    let refused = |words: &[&str], error: &str| refused_with(1, words, error);
     let apply = ["corediscover", "resolved", "apply"];
     refused(&[&apply[..], &["--mode", "plain"]].concat(), "on port 53, not 8600");
     let nobody = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"];
     refused(&[&nobody[..], &apply].concat(), "only root may change");
     refused(&[&nobody[..], &["corediscover", "resolved", "remove"]].concat(), "only root may change");
+
+    for (address, error) in [
+        ("0.0.0.0", "0.0.0.0 stands for all addresses"),
+        ("127.0.0.1", "127.0.0.1 is loopback"),
+        ("10.98.0.1", "10.98.0.1 is on eth9, which is no network of containers"),
+        ("203.0.113.9", "203.0.113.9 is on no interface, and not private"),
+    ] {
+        refused_with(2, &[&apply[..], &["--docker", "--bridge", address]].concat(), error);
+    }
 
     fs::create_dir(machine.path("/etc/docker")).unwrap();
     let damaged = "{\n  \"bip\": \"172.17.42.1/24\",\n}\n";
