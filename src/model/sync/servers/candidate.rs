@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::{ROLE_CLIENT, TAG_CLUSTER, TAG_DATACENTER, TAG_NODE_ID, TAG_ROLE, TAG_SPARE};
+use super::{ConfiguredServer, ROLE_CLIENT, TAG_CLUSTER, TAG_DATACENTER, TAG_NODE_ID, TAG_ROLE, TAG_SPARE};
 use crate::model::catalog::{Catalog, SERF_HEALTH, Status};
 use crate::model::membership::{Member, MemberStatus};
 use crate::model::names::ClusterId;
@@ -24,6 +24,7 @@ pub(super) struct Candidate {
 
 /// What is known of the clients besides the catalog.
 pub(super) struct Facts<'a> {
+    pub(super) configured: &'a [ConfiguredServer],
     pub(super) members: &'a [Member],
     pub(super) catalog: &'a Catalog,
     pub(super) cluster: &'a ClusterId,
@@ -104,6 +105,10 @@ fn judge(now: Duration, facts: &Facts<'_>, member: &Member, proof: Proof) -> Res
     let incarnation = tag(member, TAG_NODE_ID);
     if tag(member, TAG_SPARE).is_empty() || incarnation.is_empty() {
         return Err("it keeps nothing on disk, or was told not to become one".to_owned());
+    }
+    // Gossip may show a machine as the client that it was a moment ago.
+    if facts.configured.iter().any(|server| server.incarnation == incarnation) {
+        return Err("it is a server already".to_owned());
     }
     let row = facts.catalog.node(&member.name).ok_or("the catalog does not have it yet")?;
     if row.checks.get(SERF_HEALTH).is_none_or(|check| check.status != Status::Passing) {

@@ -138,6 +138,17 @@ impl Steward {
             .as_ref()
             .and_then(|nominee| view.configured.iter().find(|server| server.id == nominee.id));
         if configured.is_some_and(|server| server.voter) {
+            // Its vote is no proof where whom it was to replace votes too and does not lead: it voted before.
+            let called = nominee.as_ref().is_some_and(|nominee| nominee.nomination == Some(serial));
+            let stays = match &nomination.purpose {
+                Purpose::Replace { why: Departure::Leaving, .. } | Purpose::Grow => false,
+                Purpose::Replace { id, .. } => view.voters().any(|voter| voter.id == *id && !voter.leader),
+            };
+            if !called && stays {
+                let why = "it is a server already".to_owned();
+                let outcome = Settlement::Withdrawn { why };
+                return Some(ServersCommand::Settle { serial, retire: Vec::new(), outcome });
+            }
             let retire = match nomination.purpose {
                 Purpose::Replace { id, .. } => vec![id],
                 Purpose::Grow => Vec::new(),
@@ -236,6 +247,7 @@ impl Steward {
         let leader = view.configured.iter().find(|server| server.leader);
         let own = leader.and_then(|leader| view.members.iter().find(|member| member.name == leader.name));
         let facts = Facts {
+            configured: view.configured,
             members: view.members,
             catalog: view.catalog,
             cluster: view.cluster,
