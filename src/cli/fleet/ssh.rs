@@ -1,7 +1,7 @@
 //! `fleet ssh`: a command or a shell on one machine.
 
 use super::Fleet;
-use super::machines::MachineArgs;
+use super::machines::{Chosen, MachineArgs};
 use crate::cli::{EXIT_FAILED, Output};
 use crate::fleet::Machine;
 use crate::hint::fault;
@@ -24,7 +24,6 @@ pub(super) struct Args {
 /// Runs the command; the exit code is that of what ran there.
 pub(super) fn run(machines: &MachineArgs, args: Args, output: &mut Output) -> anyhow::Result<u8> {
     let mut words = args.command;
-    let targets = machines.targets()?;
     let fleet;
     let machine = if let Some(unit) = &args.unit {
         // The machine is said already, so this word is the command's.
@@ -35,18 +34,23 @@ pub(super) fn run(machines: &MachineArgs, args: Args, output: &mut Output) -> an
             &homes(&fleet.known(), unit).iter().map(|number| &fleet.machines[*number]).collect::<Vec<_>>(),
         )?
     } else {
+        let chosen = machines.targets()?;
         let Some(name) = args.machine else {
             return Err(fault(
                 "no machine is named",
                 "`corediscover fleet ssh MACHINE` or `… ssh --unit UNIT`",
             ));
         };
-        let named: Vec<_> =
-            targets.iter().filter(|target| target.name == name || target.host == name).cloned().collect();
+        let named: Vec<_> = chosen
+            .targets
+            .iter()
+            .filter(|target| target.name == name || target.host == name)
+            .cloned()
+            .collect();
         // One that is named by its id is found by asking all.
-        let chosen = if named.len() == 1 { named } else { targets };
+        let chosen = if named.len() == 1 { Chosen { targets: named, failed: Vec::new() } } else { chosen };
         fleet = Fleet::reach_these(&chosen, machines, output)?;
-        if chosen.len() == 1 && fleet.machines.is_empty() {
+        if chosen.targets.len() == 1 && fleet.machines.is_empty() {
             return Ok(EXIT_FAILED);
         }
         let fits = |machine: &&Machine| {
