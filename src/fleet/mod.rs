@@ -16,7 +16,7 @@ use anyhow::Context as _;
 
 pub use login::Keys;
 pub use parallel::on_all;
-pub use remote::Answer;
+pub use remote::{Answer, Stream};
 pub use session::{Connection, Settings};
 
 use crate::hint::{WithHint as _, fault};

@@ -77,8 +77,10 @@ impl Answer {
 
 /// Which of a program's two outputs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum From {
+pub enum Stream {
+    /// Standard output.
     Stdout,
+    /// Standard error.
     Stderr,
 }
 
@@ -112,7 +114,7 @@ impl Connection {
         let mut answer = Answer { stdout: Vec::new(), stderr: Vec::new(), code: 0 };
         let mut channel = self.start(&command_line(words))?;
         answer.code = self.pump(&mut channel, input, limit, &mut |from, bytes| {
-            let kept = if from == From::Stdout { &mut answer.stdout } else { &mut answer.stderr };
+            let kept = if from == Stream::Stdout { &mut answer.stdout } else { &mut answer.stderr };
             if kept.len() + bytes.len() > ANSWER_BYTES_MAX {
                 bail!("the answer has more than {ANSWER_BYTES_MAX} bytes");
             }
@@ -122,17 +124,17 @@ impl Connection {
         Ok(answer)
     }
 
-    /// Runs a program and hands on what it prints as it comes, both outputs alike.
+    /// Runs a program and hands on what it prints as it comes.
     ///
     /// # Errors
     /// When the connection ends, or `sink` fails.
     pub fn follow(
         &self,
         words: &[&str],
-        sink: &mut dyn FnMut(&[u8]) -> anyhow::Result<()>,
+        sink: &mut dyn FnMut(Stream, &[u8]) -> anyhow::Result<()>,
     ) -> anyhow::Result<i32> {
         let mut channel = self.start(&command_line(words))?;
-        self.pump(&mut channel, &[], None, &mut |_, bytes| sink(bytes))
+        self.pump(&mut channel, &[], None, sink)
     }
 
     fn start(&self, command: &str) -> anyhow::Result<Channel> {
@@ -147,7 +149,7 @@ impl Connection {
         channel: &mut Channel,
         mut input: &[u8],
         limit: Option<Duration>,
-        sink: &mut dyn FnMut(From, &[u8]) -> anyhow::Result<()>,
+        sink: &mut dyn FnMut(Stream, &[u8]) -> anyhow::Result<()>,
     ) -> anyhow::Result<i32> {
         let begun = Instant::now();
         let unblocked = Unblocked::new(&self.session);
@@ -155,8 +157,8 @@ impl Connection {
         let mut input_open = true;
         loop {
             let mut moved = false;
-            for from in [From::Stdout, From::Stderr] {
-                let mut stream = if from == From::Stdout { channel.stream(0) } else { channel.stderr() };
+            for from in [Stream::Stdout, Stream::Stderr] {
+                let mut stream = if from == Stream::Stdout { channel.stream(0) } else { channel.stderr() };
                 if let Some(count) = ready(stream.read(&mut buffer))?
                     && count > 0
                 {
@@ -189,19 +191,25 @@ impl Connection {
             }
         }
         drop(unblocked);
-        // All was read; a machine that goes down now has done its work.
-        drop(channel.close());
-        drop(channel.wait_close());
         exit_code(channel)
     }
 }
 
-pub(super) fn exit_code(channel: &Channel) -> anyhow::Result<i32> {
+/// Ends the channel; gives the exit code of what ran there.
+pub(super) fn exit_code(channel: &mut Channel) -> anyhow::Result<i32> {
+    let closed = channel.close().and_then(|()| channel.wait_close());
     let signal = channel.exit_signal().context("the machine does not say how the program ended")?;
     if signal.exit_signal.is_some() {
         return Ok(ENDED_BY_SIGNAL);
     }
-    channel.exit_status().context("the machine does not say how the program ended")
+    let code = channel.exit_status().context("the machine does not say how the program ended")?;
+    if code == 0 {
+        // Without an answer it is 0 as well.
+        closed.context("the connection ended before the machine said how the program ended").hint(
+            "the machine may be rebooting; look there whether it is done, or give the same command again",
+        )?;
+    }
+    Ok(code)
 }
 
 /// While it lives, calls of the session return at once.

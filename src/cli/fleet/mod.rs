@@ -166,6 +166,11 @@ impl Fleet {
 }
 
 fn tell_failure(name: &str, error: &anyhow::Error, output: &mut Output) {
-    let report = hint::report(error);
+    let mut report = hint::report(error);
+    if !report.contains(&format!("\n{}", hint::HINT_PREFIX)) {
+        report.push('\n');
+        report.push_str(hint::HINT_PREFIX);
+        report.push_str("the same command can be given again; log in there by hand to see more");
+    }
     output.note(&report.replacen("error: ", &format!("error: {name}: "), 1));
 }

@@ -3,7 +3,7 @@
 use super::Fleet;
 use super::machines::{Chosen, MachineArgs};
 use crate::cli::{EXIT_FAILED, Output};
-use crate::fleet::Machine;
+use crate::fleet::{Machine, Stream};
 use crate::hint::fault;
 use crate::model::fleet::schedule::homes;
 
@@ -70,12 +70,23 @@ pub(super) fn run(machines: &MachineArgs, args: Args, output: &mut Output) -> an
         machine.connection.shell(terminal.as_deref(), &mut |bytes| output.bytes(bytes))?
     } else {
         let words: Vec<&str> = words.iter().map(String::as_str).collect();
-        let answer = machine.connection.run(&words, &[])?;
-        output.bytes(&answer.stdout)?;
-        if !answer.stderr.is_empty() {
-            output.note(answer.errors().trim_end());
+        // A line of standard error that has not ended yet.
+        let mut begun: Vec<u8> = Vec::new();
+        let code = machine.connection.follow(&words, &mut |from, bytes| {
+            if from == Stream::Stdout {
+                return output.bytes(bytes);
+            }
+            begun.extend_from_slice(bytes);
+            if let Some(end) = begun.iter().rposition(|byte| *byte == b'\n') {
+                output.note(&String::from_utf8_lossy(&begun[..end]));
+                begun.drain(..=end);
+            }
+            Ok(())
+        })?;
+        if !begun.is_empty() {
+            output.note(&String::from_utf8_lossy(&begun));
         }
-        answer.code
+        code
     };
     Ok(u8::try_from(code).unwrap_or(EXIT_FAILED))
 }

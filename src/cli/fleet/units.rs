@@ -284,23 +284,31 @@ fn change(
 
 /// Does all the work, all machines at once, and tells what came of it.
 fn finish(fleet: &mut Fleet, work: &Work, fine: bool, output: &mut Output) -> anyhow::Result<u8> {
+    let mut fine = fine;
     let numbers: Vec<usize> = work.keys().copied().collect();
     let done = fleet.on(
         &numbers,
         |number, machine| {
             machine.check_root()?;
-            for (unit, step, _) in &work[&number] {
-                machine.carry_out(unit, step)?;
-            }
-            Ok(work[&number].len())
+            // One that fails is no reason to leave the others out.
+            Ok(work[&number].iter().map(|(unit, step, _)| machine.carry_out(unit, step)).collect::<Vec<_>>())
         },
-        |count| Some(if *count == 1 { "1 unit done".to_owned() } else { format!("{count} units done") }),
+        |results| match results.iter().filter(|result| result.is_ok()).count() {
+            0 => None,
+            1 => Some("1 unit done".to_owned()),
+            count => Some(format!("{count} units done")),
+        },
         output,
     );
-    for (number, _) in done {
-        for (_, _, said) in &work[&number] {
-            if let Some(said) = said {
-                output.data(&format!("{said}\n"))?;
+    for (number, results) in done {
+        for ((_, _, said), result) in work[&number].iter().zip(results) {
+            match (result, said) {
+                (Ok(()), Some(said)) => output.data(&format!("{said}\n"))?,
+                (Ok(()), None) => {}
+                (Err(error), _) => {
+                    tell_failure(&fleet.machines[number].target.name, &error, output);
+                    fine = false;
+                }
             }
         }
     }

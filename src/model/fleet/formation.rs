@@ -134,8 +134,6 @@ pub struct Plan {
     pub join: Vec<IpAddr>,
     /// How many servers begin the cluster.
     pub servers: Servers,
-    /// The cluster that is there already.
-    pub cluster: Option<ClusterId>,
 }
 
 /// Why nothing is done to any machine.
@@ -250,7 +248,7 @@ pub fn plan(facts: &[Facts], servers: Option<Servers>) -> Result<Plan, Refusal> 
     if named.is_empty() {
         named = join(&|_, part| part.becomes.is_none());
     }
-    Ok(Plan { parts, join: named, servers, cluster })
+    Ok(Plan { parts, join: named, servers })
 }
 
 /// Which machines are not in one cluster with the others: those that do not know the leader, or that one of the others

@@ -216,3 +216,30 @@ fn a_unit_that_fleet_did_not_put_there_is_never_replaced_stopped_or_removed() {
     let log = site.machines[0].read("lib/systemctl.log");
     assert!(!log.lines().any(|line| !line.starts_with("show")), "{log}");
 }
+
+#[test]
+fn a_unit_that_fails_leaves_out_no_other_unit_of_its_machine() {
+    let site = Site::new();
+    let section = "[X-Fleet]\nMachineMetadata=role=web\n";
+    let bad = site.unit("bad.service", &format!("[Service]\nExecStart=/bin/false\n{section}"));
+    let good = site.unit("good.service", &format!("{SLEEPS}{section}"));
+    let (code, stdout, stderr) = site.fleet(&["start", &bad, &good]);
+    assert_eq!((code, stdout), (1, format!("Unit good.service launched on {}\n", site.place(0))), "{stderr}");
+    assert!(stderr.contains("bad.service: journal: "), "{stderr}");
+}
+
+#[test]
+fn the_journals_of_the_others_are_printed_when_one_machine_has_none() {
+    let site = Site::new();
+    let every = site.unit("every.service", &format!("{SLEEPS}[X-Fleet]\nGlobal=true\n"));
+    site.fine(&["start", &every]);
+    site.machines[0].put("journalctl", "#!/bin/sh\nexit 4\n", 0o755);
+    let mut site = site;
+    // The file is mounted when it is switched on.
+    site.machines[0].power_off();
+    site.machines[0].power_on();
+    let (code, stdout, stderr) = site.fleet(&["journal", "every.service"]);
+    assert_eq!((code, stdout.matches("journal: ").count()), (1, 2), "{stderr}");
+    let said = format!("error: {}: journalctl ended with code 4\n", site.machines[0].address);
+    assert!(stderr.contains(&said), "{stderr}");
+}
