@@ -70,13 +70,21 @@ pub(super) fn log_in(session: &Session, target: &Target, user: &str, keys: &Keys
     if keys.agent && with_agent(session, user, if named { Some(files) } else { None }, &mut tried)? {
         return Ok(());
     }
+    let mut unusable = None;
     for file in files {
         if tried.len() >= TRIES_MAX {
             break;
         }
-        if with_file(session, user, file, named, keys, &mut tried)? {
-            return Ok(());
+        match with_file(session, user, file, named, keys, &mut tried) {
+            Ok(true) => return Ok(()),
+            Ok(false) => {}
+            Err(error) if named => return Err(error),
+            // Nobody named this one: another may do.
+            Err(error) => unusable = unusable.or(Some(error)),
         }
+    }
+    if let Some(error) = unusable {
+        return Err(error);
     }
     let (user, host) = (quote(user), quote(&target.host));
     if tried.is_empty() {
@@ -118,8 +126,15 @@ fn with_agent(
         if tried.len() >= TRIES_MAX {
             break;
         }
-        if agent.userauth(user, &identity).is_ok() {
-            return Ok(true);
+        match agent.userauth(user, &identity) {
+            Ok(()) => return Ok(true),
+            Err(error) if matches!(error.code(), ErrorCode::Session(NOT_WANTED | UNVERIFIED)) => {}
+            Err(error) => {
+                let count = tried.len() + 1;
+                return Err(error)
+                    .with_context(|| format!("the machine ended the login at key {count} of the agent"))
+                    .hint("it takes fewer keys than the agent has: --identity names the one to use");
+            }
         }
         tried.push(format!("{} (agent)", identity.comment()));
     }
@@ -168,7 +183,9 @@ fn with_file(
             anyhow::Error::from(error).context(format!("the passphrase does not open {}", file.display())),
             "try again, or give the key to an agent with ssh-add",
         )),
-        Err(error) => Err(error).with_context(|| format!("cannot log in with {}", file.display())),
+        Err(error) => Err(error).with_context(|| format!("cannot log in with {}", file.display())).hint(
+            "--identity names another key; the machine may also have ended the login after too many keys",
+        ),
     }
 }
 

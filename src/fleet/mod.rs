@@ -16,7 +16,7 @@ use anyhow::Context as _;
 
 pub use login::Keys;
 pub use parallel::on_all;
-pub use remote::Answer;
+pub use remote::{Answer, Stream};
 pub use session::{Connection, Settings};
 
 use crate::hint::{WithHint as _, fault};
@@ -41,7 +41,10 @@ impl Machine {
     /// Says why it cannot be reached, is not trusted, or does not let us in.
     pub fn reach(target: &Target, settings: &Settings) -> anyhow::Result<Self> {
         let connection = Connection::open(target, settings)?;
-        let answer = connection.run(&["sh", "-c", survey::SCRIPT], &[])?.expect_success("the survey")?;
+        let answer = connection
+            .look(&["sh", "-c", survey::SCRIPT])?
+            .expect_success("the survey")
+            .hint("what fleet keeps is to be read by all: `chmod -R a+rX /var/lib/corediscover-fleet` as root there")?;
         let survey = survey::parse(&answer)
             .context("this is no machine with a POSIX shell and systemd")
             .hint("log in by hand and look: a login script that prints something disturbs too")?;
@@ -62,11 +65,13 @@ impl Machine {
     /// # Errors
     /// When the connection ends; what the program says is in the answer.
     pub fn run_as_root(&self, words: &[&str], input: &[u8]) -> anyhow::Result<Answer> {
-        if self.survey.user == 0 {
-            return self.connection.run(words, input);
-        }
-        let words: Vec<&str> = ["sudo", "-n", "--"].into_iter().chain(words.iter().copied()).collect();
-        self.connection.run(&words, input)
+        self.connection.run(&self.words_as_root(words), input)
+    }
+
+    /// `words`, with sudo before them where we are not root.
+    fn words_as_root<'a>(&self, words: &[&'a str]) -> Vec<&'a str> {
+        let sudo: &[&str] = if self.survey.user == 0 { &[] } else { &["sudo", "-n", "--"] };
+        sudo.iter().chain(words).copied().collect()
     }
 
     /// Makes sure that [`Machine::run_as_root`] can work, before anything is changed.
@@ -77,7 +82,7 @@ impl Machine {
         if self.survey.user == 0 {
             return Ok(());
         }
-        let answer = self.connection.run(&["sudo", "-n", "--", "true"], &[])?;
+        let answer = self.connection.look(&["sudo", "-n", "--", "true"])?;
         let user = &self.connection.user;
         match answer.code {
             0 => Ok(()),

@@ -2,6 +2,7 @@
 
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::TcpStream;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
 use ring::digest;
@@ -9,7 +10,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use ssh2::{BlockDirections, Channel, Session};
 
 use super::{Connection, Machine};
-use crate::hint::WithHint as _;
+use crate::hint::{WithHint as _, fault};
 use crate::model::fleet::shell::command_line;
 
 /// Most bytes of a program's answer: units and journals are smaller by far.
@@ -22,9 +23,10 @@ const POLL_WAIT: Timespec = Timespec { tv_sec: 1, tv_nsec: 0 };
 const ENDED_BY_SIGNAL: i32 = 128;
 
 /// Puts standard input into the file $1 with mode $2, if its SHA-512 is $3. Whoever looks sees the old file or the new
-/// one; a copy that a broken connection cut short is thrown away.
+/// one; a copy that a broken connection cut short is thrown away. Folders may be read by all, as those of the system.
 const PUT_SCRIPT: &str = r#"set -e
 folder=$(dirname -- "$1")
+umask 022
 mkdir -p -- "$folder"
 new="$folder/.${1##*/}.$$.new"
 trap 'rm -f -- "$new"' EXIT
@@ -75,8 +77,10 @@ impl Answer {
 
 /// Which of a program's two outputs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum From {
+pub enum Stream {
+    /// Standard output.
     Stdout,
+    /// Standard error.
     Stderr,
 }
 
@@ -86,10 +90,31 @@ impl Connection {
     /// # Errors
     /// When the connection ends, or the answer is too long.
     pub fn run(&self, words: &[&str], input: &[u8]) -> anyhow::Result<Answer> {
+        self.run_within(words, input, None)
+    }
+
+    /// As [`Connection::run`], for a program that only looks: it may take [`Connection::patience`].
+    ///
+    /// # Errors
+    /// When the program takes longer, too.
+    pub fn look(&self, words: &[&str]) -> anyhow::Result<Answer> {
+        self.run_within(words, &[], Some(self.patience))
+    }
+
+    /// As [`Connection::run`]; the program may take `limit`.
+    ///
+    /// # Errors
+    /// When the program takes longer, too.
+    pub fn run_within(
+        &self,
+        words: &[&str],
+        input: &[u8],
+        limit: Option<Duration>,
+    ) -> anyhow::Result<Answer> {
         let mut answer = Answer { stdout: Vec::new(), stderr: Vec::new(), code: 0 };
         let mut channel = self.start(&command_line(words))?;
-        answer.code = self.pump(&mut channel, input, &mut |from, bytes| {
-            let kept = if from == From::Stdout { &mut answer.stdout } else { &mut answer.stderr };
+        answer.code = self.pump(&mut channel, input, limit, &mut |from, bytes| {
+            let kept = if from == Stream::Stdout { &mut answer.stdout } else { &mut answer.stderr };
             if kept.len() + bytes.len() > ANSWER_BYTES_MAX {
                 bail!("the answer has more than {ANSWER_BYTES_MAX} bytes");
             }
@@ -99,17 +124,17 @@ impl Connection {
         Ok(answer)
     }
 
-    /// Runs a program and hands on what it prints as it comes, both outputs alike.
+    /// Runs a program and hands on what it prints as it comes.
     ///
     /// # Errors
     /// When the connection ends, or `sink` fails.
     pub fn follow(
         &self,
         words: &[&str],
-        sink: &mut dyn FnMut(&[u8]) -> anyhow::Result<()>,
+        sink: &mut dyn FnMut(Stream, &[u8]) -> anyhow::Result<()>,
     ) -> anyhow::Result<i32> {
         let mut channel = self.start(&command_line(words))?;
-        self.pump(&mut channel, &[], &mut |_, bytes| sink(bytes))
+        self.pump(&mut channel, &[], None, sink)
     }
 
     fn start(&self, command: &str) -> anyhow::Result<Channel> {
@@ -118,20 +143,22 @@ impl Connection {
         Ok(channel)
     }
 
-    /// Moves bytes both ways until the program has ended; gives its exit code.
+    /// Moves bytes both ways until the program has ended, for `limit` at most; gives its exit code.
     fn pump(
         &self,
         channel: &mut Channel,
         mut input: &[u8],
-        sink: &mut dyn FnMut(From, &[u8]) -> anyhow::Result<()>,
+        limit: Option<Duration>,
+        sink: &mut dyn FnMut(Stream, &[u8]) -> anyhow::Result<()>,
     ) -> anyhow::Result<i32> {
+        let begun = Instant::now();
         let unblocked = Unblocked::new(&self.session);
         let mut buffer = vec![0; CHUNK_BYTES];
         let mut input_open = true;
         loop {
             let mut moved = false;
-            for from in [From::Stdout, From::Stderr] {
-                let mut stream = if from == From::Stdout { channel.stream(0) } else { channel.stderr() };
+            for from in [Stream::Stdout, Stream::Stderr] {
+                let mut stream = if from == Stream::Stdout { channel.stream(0) } else { channel.stderr() };
                 if let Some(count) = ready(stream.read(&mut buffer))?
                     && count > 0
                 {
@@ -153,24 +180,36 @@ impl Connection {
             if channel.eof() && !moved {
                 break;
             }
+            if let Some(limit) = limit.filter(|limit| begun.elapsed() >= *limit) {
+                return Err(fault(
+                    format!("the machine lets us in, and does not answer within {limit:?}"),
+                    "is it busy, or a disk of it gone? --timeout 1m waits longer",
+                ));
+            }
             if !moved {
                 wait(&self.session, &self.socket)?;
             }
         }
         drop(unblocked);
-        // All was read; a machine that goes down now has done its work.
-        drop(channel.close());
-        drop(channel.wait_close());
         exit_code(channel)
     }
 }
 
-pub(super) fn exit_code(channel: &Channel) -> anyhow::Result<i32> {
+/// Ends the channel; gives the exit code of what ran there.
+pub(super) fn exit_code(channel: &mut Channel) -> anyhow::Result<i32> {
+    let closed = channel.close().and_then(|()| channel.wait_close());
     let signal = channel.exit_signal().context("the machine does not say how the program ended")?;
     if signal.exit_signal.is_some() {
         return Ok(ENDED_BY_SIGNAL);
     }
-    channel.exit_status().context("the machine does not say how the program ended")
+    let code = channel.exit_status().context("the machine does not say how the program ended")?;
+    if code == 0 {
+        // Without an answer it is 0 as well.
+        closed.context("the connection ended before the machine said how the program ended").hint(
+            "the machine may be rebooting; look there whether it is done, or give the same command again",
+        )?;
+    }
+    Ok(code)
 }
 
 /// While it lives, calls of the session return at once.
@@ -241,17 +280,25 @@ impl Machine {
     /// # Errors
     /// As [`Machine::put_file`].
     pub fn put_file_if_other(&self, path: &str, bytes: &[u8], mode: &str) -> anyhow::Result<bool> {
+        if self.has_file(path, bytes)? {
+            return Ok(false);
+        }
+        self.put_file(path, bytes, mode)?;
+        Ok(true)
+    }
+
+    /// Whether the file with these bytes is there.
+    ///
+    /// # Errors
+    /// When the connection ends.
+    pub fn has_file(&self, path: &str, bytes: &[u8]) -> anyhow::Result<bool> {
         let there = self.run_as_root(&["sha512sum", "--", path], &[])?;
         let mut words = there.stdout.split(u8::is_ascii_whitespace);
         // A name with a backslash makes sha512sum put one before the digest as well.
         let is_equal = words
             .next()
             .is_some_and(|digest| digest.strip_prefix(b"\\").unwrap_or(digest) == sha512(bytes).as_bytes());
-        if is_equal && there.code == 0 {
-            return Ok(false);
-        }
-        self.put_file(path, bytes, mode)?;
-        Ok(true)
+        Ok(is_equal && there.code == 0)
     }
 }
 
@@ -266,7 +313,10 @@ mod tests {
     /// Runs the script here, as a machine would; says whether it succeeded.
     fn put(path: &Path, sent: &[u8], meant: &[u8]) -> bool {
         let mut command = Command::new("sh");
-        command.args(["-c", PUT_SCRIPT, "sh"]).arg(path).args(["0640", &sha512(meant)]);
+        command
+            .args(["-c", &format!("umask 077\n{PUT_SCRIPT}"), "sh"])
+            .arg(path)
+            .args(["0640", &sha512(meant)]);
         let mut child = command.stdin(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
         child.stdin.take().unwrap().write_all(sent).unwrap();
         child.wait().unwrap().success()
@@ -283,5 +333,8 @@ mod tests {
         assert_eq!(std::fs::read(&path).unwrap(), b"new");
         let mode = std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(&path).unwrap().permissions());
         assert_eq!((mode & 0o7777, std::fs::read_dir(path.parent().unwrap()).unwrap().count()), (0o640, 1));
+        // Others must find what is in it, whatever the mask of the user.
+        let folder = std::fs::metadata(path.parent().unwrap()).unwrap().permissions();
+        assert_eq!(std::os::unix::fs::PermissionsExt::mode(&folder) & 0o7777, 0o755);
     }
 }

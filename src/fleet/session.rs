@@ -18,6 +18,9 @@ const KEEPALIVE_AFTER: Duration = Duration::from_secs(15);
 /// How long it may leave that, or what was sent, unanswered before the connection is given up.
 const UNANSWERED_MAX: Duration = Duration::from_secs(30);
 
+/// A look at a machine may take this many times what connecting may take: it starts some processes for each unit.
+const LOOK_TIMES: u32 = 6;
+
 /// How all machines are reached.
 pub struct Settings {
     /// Who to log in as where the machine's name does not say it.
@@ -40,6 +43,8 @@ pub struct Connection {
     pub address: IpAddr,
     /// Who we are there.
     pub user: String,
+    /// How long a program may take there that only looks.
+    pub(super) patience: Duration,
 }
 
 impl Connection {
@@ -65,7 +70,8 @@ impl Connection {
         }
         let user = target.user.clone().unwrap_or_else(|| settings.user.clone());
         log_in(&session, target, &user, &settings.keys)?;
-        Ok(Self { session, socket, address: address.ip(), user })
+        let patience = settings.timeout.saturating_mul(LOOK_TIMES);
+        Ok(Self { session, socket, address: address.ip(), user, patience })
     }
 }
 

@@ -116,10 +116,7 @@ impl Connection {
         }
         drop(unblocked);
         drop(raw);
-        // The shell has ended; a machine that goes down now has done its work.
-        drop(channel.close());
-        drop(channel.wait_close());
-        exit_code(&channel)
+        exit_code(&mut channel)
     }
 }
 

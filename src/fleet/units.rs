@@ -3,13 +3,20 @@
 use anyhow::Context as _;
 
 use super::Machine;
-use crate::hint::WithHint as _;
-use crate::model::fleet::survey::{Desired, SYSTEM, TARGET, UNITS};
+use crate::hint::{WithHint as _, fault};
+use crate::model::fleet::survey::{Desired, LOADED, SYSTEM, TARGET, UNITS};
 
 /// Mode of unit files: anybody may read them, as systemd's own.
 const UNIT_MODE: &str = "0644";
 /// Lines of the journal that follow when a unit does not start.
 const JOURNAL_LINES: &str = "5";
+
+/// Whether the unit that systemd has in file $1 may be written: it is fleet's by the mark $2, or there is none.
+const OWNER_SCRIPT: &str = r#"[ -e "$2" ] && exit 0
+if [ -e "$1" ] || [ -L "$1" ]; then exit 3; fi
+exit 0"#;
+/// The answer when it is not fleet's.
+const NOT_OURS: i32 = 3;
 
 /// What is to be done with a unit on a machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,8 +30,6 @@ pub enum Step {
     Start {
         /// The text.
         text: String,
-        /// Start it anew if it runs: its text has changed.
-        again: bool,
         /// Do not wait until it runs.
         no_block: bool,
     },
@@ -50,14 +55,24 @@ impl Machine {
     pub fn carry_out(&self, name: &str, step: &Step) -> anyhow::Result<()> {
         match step {
             Step::Submit { text } => self.submit(name, text),
-            Step::Start { text, again, no_block } => {
+            Step::Start { text, no_block } => {
                 self.submit(name, text)?;
-                self.put_file_if_other(&format!("{SYSTEM}/{name}"), text.as_bytes(), UNIT_MODE)?;
+                // The mark is first: what is interrupted after it is still fleet's.
+                self.put_file_if_other(&format!("{LOADED}/{name}"), &[], UNIT_MODE)?;
+                let path = format!("{SYSTEM}/{name}");
+                let is_other = self.put_file_if_other(&path, text.as_bytes(), UNIT_MODE)?;
                 self.systemctl(&["daemon-reload"], &[])?;
                 self.systemctl(&["add-wants", TARGET], &[name])?;
-                let verb = if *again { "restart" } else { "start" };
+                // What runs may be of the text of before.
+                let verb = if is_other { "restart" } else { "start" };
                 self.change(verb, *no_block, name)
             }
+            // systemd does not have it, or has one of that name that is somebody else's.
+            Step::Stop { .. } if !self.is_loaded(name) => Ok(()),
+            Step::Restart { .. } if !self.is_loaded(name) => Err(fault(
+                format!("{name}: it is only submitted"),
+                format!("start it: `corediscover fleet start {name}`"),
+            )),
             Step::Stop { no_block } => {
                 self.remove(&format!("{SYSTEM}/{TARGET}.wants/{name}"))?;
                 self.systemctl(&["daemon-reload"], &[])?;
@@ -65,24 +80,34 @@ impl Machine {
             }
             Step::Restart { no_block } => self.change("restart", *no_block, name),
             Step::Destroy => {
-                let is_there = self
-                    .survey
-                    .units
-                    .iter()
-                    .any(|unit| unit.name == name && unit.desired > Desired::Inactive);
-                if is_there {
+                if self.is_loaded(name) {
                     self.carry_out(name, &Step::Stop { no_block: false })?;
                     self.remove(&format!("{SYSTEM}/{name}"))?;
                     self.systemctl(&["daemon-reload"], &[])?;
                     // Fails for a unit that never failed.
                     self.run_as_root(&["systemctl", "reset-failed", "--", name], &[])?;
                 }
+                self.remove(&format!("{LOADED}/{name}"))?;
                 self.remove(&format!("{UNITS}/{name}"))
             }
         }
     }
 
+    /// Whether fleet gave it to systemd.
+    fn is_loaded(&self, name: &str) -> bool {
+        self.survey.units.iter().any(|unit| unit.name == name && unit.desired > Desired::Inactive)
+    }
+
     fn submit(&self, name: &str, text: &str) -> anyhow::Result<()> {
+        let (path, mark) = (format!("{SYSTEM}/{name}"), format!("{LOADED}/{name}"));
+        let answer = self.run_as_root(&["sh", "-c", OWNER_SCRIPT, "sh", &path, &mark], &[])?;
+        if answer.code == NOT_OURS {
+            return Err(fault(
+                format!("{path} is there already, and fleet did not put it there"),
+                "give the unit another name, or remove that file if nobody needs it",
+            ));
+        }
+        answer.expect_success("the look at the unit")?;
         self.put_file_if_other(&format!("{UNITS}/{name}"), text.as_bytes(), UNIT_MODE).map(|_| ())
     }
 

@@ -12,6 +12,8 @@ use crate::model::fleet::survey::SYSTEM;
 use crate::model::provision::binary::BINARY_PATH;
 use crate::model::provision::units::{AGENT, REGISTRATOR, UnitFile};
 
+/// Where a new binary is tried, next to the one that it replaces then.
+const NEW_BINARY_PATH: &str = "/opt/bin/.corediscover.new";
 /// Mode of the binary.
 const BINARY_MODE: &str = "0755";
 /// Mode of unit files.
@@ -63,8 +65,10 @@ impl Machine {
             reached_at: self.survey.reached_at,
             ..Facts::default()
         };
-        let answer =
-            self.run_as_root(&["sh", "-c", SCRIPT], &[])?.expect_success("the look at the machine")?;
+        let answer = self
+            .connection
+            .look(&self.words_as_root(&["sh", "-c", SCRIPT]))?
+            .expect_success("the look at the machine")?;
         facts.read(&answer);
         Ok(facts)
     }
@@ -73,18 +77,11 @@ impl Machine {
     ///
     /// # Errors
     /// Names the step.
-    pub fn set_up(&self, binary: &[u8], units: Option<&[UnitFile]>, runs: bool) -> anyhow::Result<Done> {
-        let mut done =
-            Done { binary: self.put_file_if_other(BINARY_PATH, binary, BINARY_MODE)?, ..Done::default() };
-        if done.binary {
-            self.run_as_root(&[BINARY_PATH, "version"], &[])?
-                .expect_success("the binary")
-                .context("the binary does not run there")
-                .hint("bring the one of a release, which needs no libraries, with --binary")?;
-        }
+    pub fn set_up(&self, binary: &[u8], units: Option<&[UnitFile]>, facts: &Facts) -> anyhow::Result<Done> {
+        let mut done = Done { binary: self.bring(binary)?, ..Done::default() };
         let Some(units) = units else {
-            done.to_restart = done.binary && runs;
-            if !runs {
+            done.to_restart = facts.runs && (done.binary || facts.stale);
+            if !facts.runs {
                 self.systemctl(&["--no-block", "start"], &[AGENT])?;
             }
             return Ok(done);
@@ -94,21 +91,49 @@ impl Machine {
             done.units += usize::from(self.put_file_if_other(&path, unit.text.as_bytes(), UNIT_MODE)?);
         }
         let names: Vec<&str> = units.iter().map(|unit| unit.name).collect();
-        if done.units > 0 {
-            self.systemctl(&["daemon-reload"], &[])?;
-            self.systemctl(&["enable", "--quiet"], &names)?;
-        }
-        let verb = if done.units > 0 || done.binary { "restart" } else { "start" };
+        // Also where nothing was written now: whoever wrote it may have been interrupted before this.
+        self.systemctl(&["daemon-reload"], &[])?;
+        self.systemctl(&["enable", "--quiet"], &names)?;
+        let verb = if done.units > 0 || done.binary || facts.stale { "restart" } else { "start" };
         self.systemctl(&["--no-block", verb], &names)?;
         Ok(done)
     }
 
-    /// Restarts what runs the binary, once it is new; waits until the agent is ready.
+    /// Brings the binary unless it is there; it takes the place of another one only when it runs there. Says whether it
+    /// was brought.
+    fn bring(&self, binary: &[u8]) -> anyhow::Result<bool> {
+        if self.has_file(BINARY_PATH, binary)? {
+            return Ok(false);
+        }
+        self.put_file(NEW_BINARY_PATH, binary, BINARY_MODE)?;
+        let tried = self
+            .run_as_root(&[NEW_BINARY_PATH, "version"], &[])?
+            .expect_success("the binary")
+            .context("the binary does not run there, and the one of before stays")
+            .hint("bring the one of a release, which needs no libraries, with --binary");
+        if let Err(error) = tried {
+            self.run_as_root(&["rm", "-f", "--", NEW_BINARY_PATH], &[])?
+                .expect_success("the removal of it")?;
+            return Err(error);
+        }
+        self.run_as_root(&["mv", "-f", "--", NEW_BINARY_PATH, BINARY_PATH], &[])?
+            .expect_success("the binary")
+            .context("the binary cannot take the place of the one of before")
+            .hint("is that file system writable?")?;
+        Ok(true)
+    }
+
+    /// Restarts what runs the binary, once it is new; waits until the agent is ready, for `limit` at most.
     ///
     /// # Errors
     /// With what systemd says.
-    pub fn restart(&self) -> anyhow::Result<()> {
-        self.systemctl(&["try-restart"], &[AGENT, REGISTRATOR]).map(|_| ())
+    pub fn restart(&self, limit: Duration) -> anyhow::Result<()> {
+        let words = self.words_as_root(&["systemctl", "try-restart", "--", AGENT, REGISTRATOR]);
+        let answer = self.connection.run_within(&words, &[], Some(limit))?;
+        answer
+            .expect_success("the restart")
+            .map(|_| ())
+            .hint(format!("`journalctl -u {AGENT}` on that machine shows what the agent wrote"))
     }
 
     /// What an agent's command prints, if it succeeds.
@@ -117,7 +142,7 @@ impl Machine {
     /// When the connection ends.
     pub fn ask_agent(&self, words: &[&str]) -> anyhow::Result<Option<String>> {
         let words: Vec<&str> = [BINARY_PATH].into_iter().chain(words.iter().copied()).collect();
-        let answer = self.connection.run(&words, &[])?;
+        let answer = self.connection.look(&words)?;
         Ok((answer.code == 0).then(|| answer.text()))
     }
 }

@@ -8,9 +8,9 @@ use anyhow::Context as _;
 
 use crate::cli::Usage;
 use crate::fleet::{Keys, Settings};
-use crate::hint::{WithHint as _, fault};
+use crate::hint::{WithHint as _, advise, fault};
 use crate::model::duration;
-use crate::model::fleet::machines::{Target, parse_file, parse_list, parse_ssh_config};
+use crate::model::fleet::machines::{Target, parse_file, parse_list, parse_ssh_config, vagrant_names};
 
 /// Private keys of OpenSSH that are tried when none is named, in this order.
 const USUAL_KEYS: [&str; 3] = ["id_ed25519", "id_ecdsa", "id_rsa"];
@@ -45,9 +45,17 @@ pub(super) struct MachineArgs {
     timeout: String,
 }
 
+/// The machines that are meant.
+pub(super) struct Chosen {
+    /// Those that are to be connected to.
+    pub(super) targets: Vec<Target>,
+    /// The names of those of which it is not known how, with the reasons.
+    pub(super) failed: Vec<(String, anyhow::Error)>,
+}
+
 impl MachineArgs {
     /// The machines.
-    pub(super) fn targets(&self) -> anyhow::Result<Vec<Target>> {
+    pub(super) fn targets(&self) -> anyhow::Result<Chosen> {
         if self.vagrant && self.listed() {
             let error = fault("--machines and --vagrant both name machines", "give one of the two");
             return Err(error.context(Usage("fleet does not know which machines")));
@@ -62,7 +70,7 @@ impl MachineArgs {
                 fault("no machine is named", advice).context(Usage("fleet does not know which machines"))
             );
         };
-        Self::read(text)
+        Ok(Chosen { targets: Self::read(text)?, failed: Vec::new() })
     }
 
     /// Whether they are named by flags.
@@ -134,17 +142,34 @@ impl MachineArgs {
     }
 }
 
-/// What vagrant says about its machines.
-fn vagrant() -> anyhow::Result<Vec<Target>> {
+/// What vagrant says about its machines. Each is asked for by its name: asked for all, it stops at the first that is off.
+fn vagrant() -> anyhow::Result<Chosen> {
+    const ADVICE: &str = "run this in the folder of the Vagrantfile, after `vagrant up`";
+    let status = ask_vagrant(&["status", "--machine-readable"]).hint(ADVICE)?;
+    let mut chosen = Chosen { targets: Vec::new(), failed: Vec::new() };
+    for name in vagrant_names(&status) {
+        let text = ask_vagrant(&["ssh-config", &name]);
+        match text.and_then(|text| Ok(parse_ssh_config(&text)?)) {
+            Ok(targets) => chosen.targets.extend(targets),
+            Err(error) => chosen.failed.push((name, advise(error, "is it on? `vagrant up` starts it"))),
+        }
+    }
+    if chosen.targets.is_empty() && chosen.failed.is_empty() {
+        return Err(fault("`vagrant status` lists no machine", ADVICE));
+    }
+    Ok(chosen)
+}
+
+/// What vagrant prints.
+fn ask_vagrant(words: &[&str]) -> anyhow::Result<String> {
     let output = Command::new("vagrant")
-        .arg("ssh-config")
+        .args(words)
         .output()
         .context("cannot run vagrant")
         .hint("install it, or name the machines with --machines")?;
-    let text = String::from_utf8_lossy(&output.stdout);
-    let errors = String::from_utf8_lossy(&output.stderr);
-    // It fails when one of the machines is off, and lists the others nevertheless.
-    parse_ssh_config(&text)
-        .with_context(|| format!("`vagrant ssh-config` lists no machine: {}", errors.trim()))
-        .hint("run this in the folder of the Vagrantfile, after `vagrant up`")
+    if !output.status.success() {
+        let errors = String::from_utf8_lossy(&output.stderr);
+        anyhow::bail!("`vagrant {}` failed: {}", words.join(" "), errors.trim());
+    }
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }

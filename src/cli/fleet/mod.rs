@@ -9,11 +9,10 @@ mod up;
 
 use clap::Subcommand;
 
-use self::machines::MachineArgs;
+use self::machines::{Chosen, MachineArgs};
 use super::{EXIT_FAILED, EXIT_FINE, Output};
 use crate::fleet::{Machine, on_all};
 use crate::hint;
-use crate::model::fleet::machines::Target;
 use crate::model::fleet::schedule::Known;
 
 /// Arguments of `fleet`.
@@ -84,12 +83,15 @@ struct Fleet {
 impl Fleet {
     /// Connects to all machines at once; each is told about when it has answered.
     fn reach(args: &MachineArgs, output: &mut Output) -> anyhow::Result<Self> {
-        let targets = args.targets()?;
-        Self::reach_these(&targets, args, output)
+        Self::reach_these(&args.targets()?, args, output)
     }
 
     /// As [`Fleet::reach`], with a choice of the machines.
-    fn reach_these(targets: &[Target], args: &MachineArgs, output: &mut Output) -> anyhow::Result<Self> {
+    fn reach_these(chosen: &Chosen, args: &MachineArgs, output: &mut Output) -> anyhow::Result<Self> {
+        let Chosen { targets, failed } = chosen;
+        for (name, error) in failed {
+            tell_failure(name, error, output);
+        }
         let settings = args.settings()?;
         let results = on_all(
             targets,
@@ -99,7 +101,8 @@ impl Fleet {
                 Err(error) => tell_failure(&targets[number].name, error, output),
             },
         );
-        let mut fleet = Self { machines: Vec::new(), failed: Vec::new() };
+        let failed = failed.iter().map(|(name, _)| name.clone()).collect();
+        let mut fleet = Self { machines: Vec::new(), failed };
         for (target, result) in targets.iter().zip(results) {
             match result {
                 Ok(machine) => fleet.machines.push(machine),
@@ -163,6 +166,11 @@ impl Fleet {
 }
 
 fn tell_failure(name: &str, error: &anyhow::Error, output: &mut Output) {
-    let report = hint::report(error);
+    let mut report = hint::report(error);
+    if !report.contains(&format!("\n{}", hint::HINT_PREFIX)) {
+        report.push('\n');
+        report.push_str(hint::HINT_PREFIX);
+        report.push_str("the same command can be given again; log in there by hand to see more");
+    }
     output.note(&report.replacen("error: ", &format!("error: {name}: "), 1));
 }

@@ -1,9 +1,9 @@
 //! `fleet ssh`: a command or a shell on one machine.
 
 use super::Fleet;
-use super::machines::MachineArgs;
+use super::machines::{Chosen, MachineArgs};
 use crate::cli::{EXIT_FAILED, Output};
-use crate::fleet::Machine;
+use crate::fleet::{Machine, Stream};
 use crate::hint::fault;
 use crate::model::fleet::schedule::homes;
 
@@ -24,7 +24,6 @@ pub(super) struct Args {
 /// Runs the command; the exit code is that of what ran there.
 pub(super) fn run(machines: &MachineArgs, args: Args, output: &mut Output) -> anyhow::Result<u8> {
     let mut words = args.command;
-    let targets = machines.targets()?;
     let fleet;
     let machine = if let Some(unit) = &args.unit {
         // The machine is said already, so this word is the command's.
@@ -35,18 +34,23 @@ pub(super) fn run(machines: &MachineArgs, args: Args, output: &mut Output) -> an
             &homes(&fleet.known(), unit).iter().map(|number| &fleet.machines[*number]).collect::<Vec<_>>(),
         )?
     } else {
+        let chosen = machines.targets()?;
         let Some(name) = args.machine else {
             return Err(fault(
                 "no machine is named",
                 "`corediscover fleet ssh MACHINE` or `… ssh --unit UNIT`",
             ));
         };
-        let named: Vec<_> =
-            targets.iter().filter(|target| target.name == name || target.host == name).cloned().collect();
+        let named: Vec<_> = chosen
+            .targets
+            .iter()
+            .filter(|target| target.name == name || target.host == name)
+            .cloned()
+            .collect();
         // One that is named by its id is found by asking all.
-        let chosen = if named.len() == 1 { named } else { targets };
+        let chosen = if named.len() == 1 { Chosen { targets: named, failed: Vec::new() } } else { chosen };
         fleet = Fleet::reach_these(&chosen, machines, output)?;
-        if chosen.len() == 1 && fleet.machines.is_empty() {
+        if chosen.targets.len() == 1 && fleet.machines.is_empty() {
             return Ok(EXIT_FAILED);
         }
         let fits = |machine: &&Machine| {
@@ -66,12 +70,23 @@ pub(super) fn run(machines: &MachineArgs, args: Args, output: &mut Output) -> an
         machine.connection.shell(terminal.as_deref(), &mut |bytes| output.bytes(bytes))?
     } else {
         let words: Vec<&str> = words.iter().map(String::as_str).collect();
-        let answer = machine.connection.run(&words, &[])?;
-        output.bytes(&answer.stdout)?;
-        if !answer.stderr.is_empty() {
-            output.note(answer.errors().trim_end());
+        // A line of standard error that has not ended yet.
+        let mut begun: Vec<u8> = Vec::new();
+        let code = machine.connection.follow(&words, &mut |from, bytes| {
+            if from == Stream::Stdout {
+                return output.bytes(bytes);
+            }
+            begun.extend_from_slice(bytes);
+            if let Some(end) = begun.iter().rposition(|byte| *byte == b'\n') {
+                output.note(&String::from_utf8_lossy(&begun[..end]));
+                begun.drain(..=end);
+            }
+            Ok(())
+        })?;
+        if !begun.is_empty() {
+            output.note(&String::from_utf8_lossy(&begun));
         }
-        answer.code
+        code
     };
     Ok(u8::try_from(code).unwrap_or(EXIT_FAILED))
 }

@@ -12,6 +12,7 @@ use crate::fleet::units::Step;
 use crate::hint::{WithHint as _, fault};
 use crate::model::fleet::requirements::{Requirements, template_of};
 use crate::model::fleet::schedule::{Known, Wanted, homes, is_template, schedule, text_of};
+use crate::model::fleet::survey::{Desired, UnitRecord};
 use crate::model::fleet::tables::{self, View};
 use crate::model::provision::lint::unit_name_fault;
 
@@ -103,15 +104,13 @@ pub(super) fn start(machines: &MachineArgs, args: StartArgs, output: &mut Output
     let mut work = Work::new();
     fine &= place(&fleet, &wanted, &mut work, output, |unit, number| {
         let machine = &fleet.machines[number];
-        let before = machine.survey.units.iter().find(|there| there.name == unit.name);
-        let again = before.is_some_and(|there| there.text != unit.text);
         let on = tables::place(&machine.place(), &View::default());
         let said = if unit.asks.global {
             format!("Triggered global unit {} start", unit.name)
         } else {
             format!("Unit {} launched on {on}", unit.name)
         };
-        (Step::Start { text: unit.text.clone(), again, no_block: args.no_block }, said)
+        (Step::Start { text: unit.text.clone(), no_block: args.no_block }, said)
     });
     finish(&mut fleet, &work, fine, output)
 }
@@ -269,7 +268,10 @@ fn change(
             .is_some_and(|text| Requirements::read(unit, &text).is_ok_and(|asks| asks.global));
         for (at, number) in places.into_iter().enumerate() {
             let on = tables::place(&fleet.machines[number].place(), &View::default());
+            let has = |there: &&UnitRecord| there.name == *unit && there.desired == Desired::Inactive;
+            let is_only_submitted = fleet.machines[number].survey.units.iter().any(|there| has(&there));
             let line = match step {
+                Step::Stop { .. } if is_only_submitted && !global => Some(format!("Unit {unit} inactive")),
                 Step::Destroy => (at == 0).then(|| said(unit, &on)),
                 _ if global => (at == 0).then(|| format!("Triggered global unit {unit} {verb}")),
                 _ => Some(said(unit, &on)),
@@ -282,23 +284,31 @@ fn change(
 
 /// Does all the work, all machines at once, and tells what came of it.
 fn finish(fleet: &mut Fleet, work: &Work, fine: bool, output: &mut Output) -> anyhow::Result<u8> {
+    let mut fine = fine;
     let numbers: Vec<usize> = work.keys().copied().collect();
     let done = fleet.on(
         &numbers,
         |number, machine| {
             machine.check_root()?;
-            for (unit, step, _) in &work[&number] {
-                machine.carry_out(unit, step)?;
-            }
-            Ok(work[&number].len())
+            // One that fails is no reason to leave the others out.
+            Ok(work[&number].iter().map(|(unit, step, _)| machine.carry_out(unit, step)).collect::<Vec<_>>())
         },
-        |count| Some(if *count == 1 { "1 unit done".to_owned() } else { format!("{count} units done") }),
+        |results| match results.iter().filter(|result| result.is_ok()).count() {
+            0 => None,
+            1 => Some("1 unit done".to_owned()),
+            count => Some(format!("{count} units done")),
+        },
         output,
     );
-    for (number, _) in done {
-        for (_, _, said) in &work[&number] {
-            if let Some(said) = said {
-                output.data(&format!("{said}\n"))?;
+    for (number, results) in done {
+        for ((_, _, said), result) in work[&number].iter().zip(results) {
+            match (result, said) {
+                (Ok(()), Some(said)) => output.data(&format!("{said}\n"))?,
+                (Ok(()), None) => {}
+                (Err(error), _) => {
+                    tell_failure(&fleet.machines[number].target.name, &error, output);
+                    fine = false;
+                }
             }
         }
     }

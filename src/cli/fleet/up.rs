@@ -3,14 +3,15 @@
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use super::machines::MachineArgs;
+use super::machines::{Chosen, MachineArgs};
 use super::{Fleet, tell_failure};
 use crate::cli::{EXIT_FAILED, Output, Usage};
-use crate::fleet::on_all;
 use crate::fleet::up::{Done, JOURNAL_LINES, LOOK_INTERVAL};
+use crate::fleet::{Machine, on_all};
 use crate::hint::{WithHint as _, advise, fault};
 use crate::model::duration;
 use crate::model::fleet::formation::{Facts, HEAD, Plan, Role, architecture_of, outsiders, plan};
+use crate::model::fleet::machines::parse_list;
 use crate::model::names::Datacenter;
 use crate::model::provision::Spec;
 use crate::model::provision::binary::BINARY_PATH;
@@ -63,7 +64,11 @@ pub(super) fn run(machines: MachineArgs, args: Args, output: &mut Output) -> any
                 fault("machines are named twice", "name them after `up`, or with --machines or --vagrant");
             return Err(error.context(Usage("fleet up does not know which machines")));
         }
-        (false, false) => MachineArgs::read(&args.hosts.join(","))?,
+        (false, false) => {
+            let parsed = parse_list(&args.hosts.join(",")).map_err(anyhow::Error::from);
+            let targets = parsed.map_err(|error| error.context(Usage("the machines are not understood")))?;
+            Chosen { targets, failed: Vec::new() }
+        }
         (true, _) => machines.targets()?,
     };
     let mut fleet = Fleet::reach_these(&targets, &machines, output)?;
@@ -88,7 +93,7 @@ pub(super) fn run(machines: MachineArgs, args: Args, output: &mut Output) -> any
         .collect::<anyhow::Result<Vec<_>>>()?;
     let done = fleet.on(
         &all,
-        |number, machine| machine.set_up(&binary, units[number].as_deref(), facts[number].runs),
+        |number, machine| machine.set_up(&binary, units[number].as_deref(), &facts[number]),
         |done| Some(told(*done)),
         output,
     );
@@ -96,11 +101,29 @@ pub(super) fn run(machines: MachineArgs, args: Args, output: &mut Output) -> any
         return Ok(EXIT_FAILED);
     }
     // One after the other, each when the one before is back: the cluster goes on all the while.
-    for (number, _) in done.iter().filter(|(_, done)| done.to_restart) {
-        if !until_formed(&fleet, &facts, wait, output) {
-            return Ok(EXIT_FAILED);
+    let old: Vec<usize> =
+        done.iter().filter(|(_, done)| done.to_restart).map(|(number, _)| *number).collect();
+    for (at, number) in old.iter().enumerate() {
+        let restart = |_, machine: &Machine| machine.restart(wait);
+        // One that does not come back with the new binary is enough: the others keep the cluster up.
+        let (works, others) = if until_formed(&fleet, &facts, wait, output) {
+            (
+                !fleet.on(&[*number], restart, |()| Some("restarted".to_owned()), output).is_empty(),
+                &old[at + 1..],
+            )
+        } else {
+            (false, &old[at..])
+        };
+        if !works {
+            let names: Vec<&str> =
+                others.iter().map(|number| fleet.machines[*number].target.name.as_str()).collect();
+            let left = if names.is_empty() { "none".to_owned() } else { names.join(", ") };
+            return Err(fault(
+                format!("the restarts end here; still with the binary of before: {left}"),
+                "repair what is said above and give the command again: it goes on from there; with --binary it can bring \
+                 the binary of before",
+            ));
         }
-        fleet.on(&[*number], |_, machine| machine.restart(), |()| Some("restarted".to_owned()), output);
     }
     if !until_formed(&fleet, &facts, wait, output) {
         return Ok(EXIT_FAILED);

@@ -14,17 +14,20 @@ use crate::model::provision::spec::{SERVERS_DEFAULT, Servers};
 pub const HEAD: &str = "Written by corediscover fleet up for this machine.";
 
 /// Asks a machine, as root, what is on it already. No word of a user is in it.
-pub const SCRIPT: &str = r"export LC_ALL=C
+pub const SCRIPT: &str = r#"export LC_ALL=C
 echo 'file /proc/net/fib_trie'; cat /proc/net/fib_trie
 echo 'file /proc/net/route'; cat /proc/net/route
 echo 'file unit'; cat /etc/systemd/system/corediscover-agent.service 2>/dev/null
-echo 'file birth'; cat /var/lib/private/corediscover/gossip-birth.json /var/lib/corediscover/gossip-birth.json 2>/dev/null
+echo 'file birth'
+cat /var/lib/private/corediscover/gossip-birth.json 2>/dev/null || cat /var/lib/corediscover/gossip-birth.json 2>/dev/null
 echo; echo 'file members'; /opt/bin/corediscover members --json 2>/dev/null
 echo; echo 'file parts'
 [ -S /var/run/docker.sock ] && echo docker
 systemctl is-active --quiet systemd-resolved.service && echo resolved
 systemctl is-active --quiet corediscover-agent.service && echo agent
-exit 0";
+pid=$(systemctl show --property=MainPID --value corediscover-agent.service)
+[ "${pid:-0}" -gt 0 ] && ! [ "/proc/$pid/exe" -ef /opt/bin/corediscover ] && echo stale
+exit 0"#;
 
 /// What is on a machine before anything is done.
 #[derive(Debug, Clone, Default)]
@@ -49,6 +52,8 @@ pub struct Facts {
     pub cluster: Option<ClusterId>,
     /// Whether its agent runs.
     pub runs: bool,
+    /// Whether its agent runs another binary than the one that is there: it was not restarted since that came.
+    pub stale: bool,
     /// Whether Docker is there.
     pub docker: bool,
     /// Whether systemd-resolved runs.
@@ -78,6 +83,7 @@ impl Facts {
         self.docker = has("docker");
         self.resolved = has("resolved");
         self.runs = has("agent");
+        self.stale = has("stale");
     }
 
     fn is_ours(&self) -> bool {
@@ -128,8 +134,6 @@ pub struct Plan {
     pub join: Vec<IpAddr>,
     /// How many servers begin the cluster.
     pub servers: Servers,
-    /// The cluster that is there already.
-    pub cluster: Option<ClusterId>,
 }
 
 /// Why nothing is done to any machine.
@@ -226,7 +230,9 @@ pub fn plan(facts: &[Facts], servers: Option<Servers>) -> Result<Plan, Refusal> 
     let count = usize::from(servers.count());
     let part = |(number, (facts, address)): (usize, (&Facts, &IpAddr))| {
         let role = if cluster.is_none() && number < count { Role::Server } else { Role::Client };
-        let stays = cluster.is_some() && facts.is_ours();
+        // A client that is of no cluster yet was interrupted before it had all its units; servers had theirs before the
+        // cluster could begin.
+        let stays = cluster.is_some() && facts.is_ours() && (facts.cluster.is_some() || facts.is_server());
         Part { address: *address, becomes: (!stays).then_some(role) }
     };
     let parts: Vec<Part> = facts.iter().zip(&addresses).enumerate().map(part).collect();
@@ -242,7 +248,7 @@ pub fn plan(facts: &[Facts], servers: Option<Servers>) -> Result<Plan, Refusal> 
     if named.is_empty() {
         named = join(&|_, part| part.becomes.is_none());
     }
-    Ok(Plan { parts, join: named, servers, cluster })
+    Ok(Plan { parts, join: named, servers })
 }
 
 /// Which machines are not in one cluster with the others: those that do not know the leader, or that one of the others
@@ -402,6 +408,11 @@ mod tests {
         let more = [blank(9), member(1, true, 7), member(4, false, 7), blank(5)];
         check(&more, Some("3"), "client stays stays client join 10.0.0.1");
         check(&[member(4, false, 7), blank(5)], None, "stays client join 10.0.0.4");
+        // Its agent's unit was written, and nothing after it.
+        let begun = Facts { cluster: None, runs: false, ..member(5, false, 7) };
+        check(&[member(1, true, 7), begun], None, "stays client join 10.0.0.1");
+        let silent = Facts { cluster: None, runs: false, ..member(2, true, 7) };
+        check(&[member(1, true, 7), silent], None, "stays stays join 10.0.0.1 10.0.0.2");
     }
 
     #[test]
@@ -496,9 +507,9 @@ mod tests {
         let cluster = ClusterId::from_random(7);
         let mut facts = blank(1);
         facts.read(&format!(
-            "file unit\n# {HEAD}\nfile birth\n{{\"cluster\":\"{cluster}\"}}\n\nfile members\n\nfile parts\ndocker\nagent\n"
+            "file unit\n# {HEAD}\nfile birth\n{{\"cluster\":\"{cluster}\"}}\n\nfile members\n\nfile parts\ndocker\nagent\nstale\n"
         ));
-        assert!(facts.is_ours() && facts.docker && !facts.resolved && facts.runs);
+        assert!(facts.is_ours() && facts.docker && !facts.resolved && facts.runs && facts.stale);
         assert_eq!(facts.cluster, Some(cluster.clone()));
         let mut facts = blank(1);
         facts.read(&format!(

@@ -195,6 +195,16 @@ fn checked(targets: Vec<Target>) -> Result<Vec<Target>, MachinesError> {
     Ok(targets)
 }
 
+/// The names in what `vagrant status --machine-readable` prints: lines of time, machine, kind, data.
+pub fn vagrant_names(status: &str) -> Vec<String> {
+    let name = |line: &str| {
+        let mut words = line.split(',').skip(1);
+        let (machine, kind) = (words.next()?, words.next()?);
+        (kind == "state" && !machine.is_empty()).then(|| machine.to_owned())
+    };
+    status.lines().filter_map(name).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::{Target, parse_file, parse_list, parse_ssh_config};

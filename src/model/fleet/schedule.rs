@@ -1,7 +1,5 @@
 //! Which machines get which units, when several are started at once.
 
-use std::collections::BTreeSet;
-
 use super::machines::Metadata;
 use super::placement::{Host, objection, place};
 use super::requirements::Requirements;
@@ -128,11 +126,6 @@ pub fn is_template(name: &str) -> bool {
 pub fn homes(known: &[Known<'_>], unit: &str) -> Vec<usize> {
     let has = |machine: &Known<'_>| machine.survey.units.iter().any(|there| there.name == unit);
     (0..).zip(known).filter(|(_, machine)| has(machine)).map(|(number, _)| number).collect()
-}
-
-/// The names of all units that the machines have.
-pub fn names(known: &[Known<'_>]) -> BTreeSet<String> {
-    known.iter().flat_map(|machine| machine.survey.units.iter().map(|unit| unit.name.clone())).collect()
 }
 
 /// The text of a unit that the machines have, or of the template that it is an instance of.

@@ -12,6 +12,8 @@ use crate::model::provision::lint::unit_options;
 
 /// Where a machine keeps the units that it was given.
 pub const UNITS: &str = "/var/lib/corediscover-fleet/units";
+/// A file here has the name of a unit that fleet gave to systemd: others in [`SYSTEM`] are somebody else's.
+pub const LOADED: &str = "/var/lib/corediscover-fleet/loaded";
 /// Where systemd finds them.
 pub const SYSTEM: &str = "/etc/systemd/system";
 /// What starts launched units at boot.
@@ -25,12 +27,17 @@ printf 'hostname %s\n' "$(uname -n)"
 printf 'architecture %s\n' "$(uname -m)"
 printf 'connection %s\n' "$SSH_CONNECTION"
 [ -d /run/systemd/system ] && echo 'systemd yes'
-cd /var/lib/corediscover-fleet/units 2>/dev/null || exit 0
+[ -d /var/lib/corediscover-fleet ] || exit 0
+closed() { echo "this user may not read /var/lib/corediscover-fleet and what is in it" >&2; exit 1; }
+cd /var/lib/corediscover-fleet 2>/dev/null || closed
+[ -d units ] || exit 0
+cd /var/lib/corediscover-fleet/units 2>/dev/null && [ -r . ] || closed
+[ ! -e ../loaded ] || [ -x ../loaded ] || closed
 for unit in *; do
   [ -f "$unit" ] || continue
   desired=inactive
-  [ -e "/etc/systemd/system/$unit" ] && desired=loaded
-  [ -L "/etc/systemd/system/multi-user.target.wants/$unit" ] && desired=launched
+  [ -e "../loaded/$unit" ] && [ -e "/etc/systemd/system/$unit" ] && desired=loaded
+  [ $desired = loaded ] && [ -L "/etc/systemd/system/multi-user.target.wants/$unit" ] && desired=launched
   printf 'unit %s %s %s\n' "$unit" "$desired" "$(wc -c <"$unit")"
   cat "./$unit"
   echo
@@ -213,11 +220,13 @@ fn parse_unit<'a>(head: &str, rest: &'a str) -> Option<(UnitRecord, &'a str)> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Desired, SCRIPT, SYSTEM, TARGET, UNITS, hash, parse};
+    use super::{Desired, LOADED, SCRIPT, SYSTEM, TARGET, UNITS, hash, parse};
 
     #[test]
     fn the_script_looks_where_the_units_are() {
         assert!(SCRIPT.contains(&format!("cd {UNITS} ")));
+        assert_eq!(LOADED.rsplit_once('/').unwrap().0, UNITS.rsplit_once('/').unwrap().0);
+        assert!(SCRIPT.contains("../loaded/$unit"));
         assert!(SCRIPT.contains(&format!("{SYSTEM}/{TARGET}.wants/$unit")));
     }
 

@@ -128,3 +128,19 @@ fn a_machine_that_takes_only_passwords_is_told_from_one_that_does_not_want_our_k
     assert_eq!(code, 1);
     assert!(stderr.contains("root cannot log in with a key there, only by"), "{stderr}");
 }
+
+#[test]
+fn an_encrypted_key_that_nobody_can_open_does_not_hide_the_next_one() {
+    let user = User::without_key();
+    key(&user.key(), "ed25519", "a long secret");
+    let second = user.home.path().join(".ssh/id_rsa");
+    key(&second, "rsa", "");
+    let machine = Machine::new("host-1").let_in(&second).start();
+    let spoken = machine.spoken();
+    let mut alone = Command::new("setsid");
+    alone.arg("--wait").arg(crate::support::binary()).env_clear();
+    alone.args(["fleet", "--user", "root", "--accept-new", "--machines", &spoken, "list-machines"]);
+    let alone = alone.env("HOME", user.home.path()).stdin(Stdio::null()).output().unwrap();
+    let (code, _, stderr) = said(&alone);
+    assert_eq!(code, 0, "{stderr}");
+}

@@ -37,6 +37,7 @@ exec /usr/sbin/sshd -D -e -f "$1/sshd_config"
 const SYSTEMCTL: &str = r#"#!/bin/sh
 echo "$*" >>/var/lib/systemctl.log
 mkdir -p /var/lib/state
+asked="$*"
 words=
 for word; do case $word in -*) ;; *) words="$words $word" ;; esac; done
 set -- $words
@@ -55,6 +56,7 @@ case $verb in
     for unit; do ln -sf "../$unit" "/etc/systemd/system/$target.wants/$unit"; done ;;
   show)
     for unit; do
+      case $asked in *MainPID*) cat "/var/lib/state/$unit.pid" 2>/dev/null || echo 0; continue ;; esac
       load=not-found
       if [ -e "/etc/systemd/system/$unit" ]; then load=loaded; fi
       active=$(cat "/var/lib/state/$unit" 2>/dev/null || echo inactive)
@@ -75,6 +77,9 @@ case $verb in
       if grep -q '^ExecStart=/opt/bin/corediscover agent' "$file"; then
         if [ "$verb" = start ] && [ -e "/var/lib/state/$unit.pid" ]; then continue; fi
         agent_ends "$unit"
+        # As for a unit with DynamicUser and StateDirectory.
+        mkdir -p /var/lib/private/corediscover
+        ln -sfn private/corediscover /var/lib/corediscover
         line=$(sed -n '/^ExecStart=/,/[^\\]$/p' "$file" | sed 's/^ExecStart=//; s/\\$//' | tr '\n' ' ')
         setsid sh -c "exec $line" </dev/null >>/var/lib/agent.log 2>&1 &
         echo $! >"/var/lib/state/$unit.pid"
@@ -82,6 +87,7 @@ case $verb in
       echo active >"/var/lib/state/$unit"
     done ;;
   try-restart)
+    if [ -e /var/lib/refuses ]; then echo "Job for $* failed" >&2; exit 1; fi
     for unit; do
       if [ -e "/var/lib/state/$unit.pid" ]; then "$0" restart "$unit"; fi
     done ;;

@@ -2,7 +2,7 @@
 
 use std::net::TcpListener;
 
-use super::machine::{Machine, PATIENCE, User, nobody};
+use super::machine::{Machine, PATIENCE, User, nobody, said};
 use crate::support::{Running, eventually};
 
 #[test]
@@ -111,4 +111,48 @@ fn a_machine_whose_power_is_cut_while_it_works_is_a_lost_connection() {
     assert_eq!(process.exit_code(PATIENCE), Some(1));
     let told = std::fs::read_to_string(output).unwrap();
     assert!(told.contains("error: the connection was lost\n"), "{told}");
+}
+
+#[test]
+fn a_machine_that_lets_us_in_and_hangs_is_named_and_the_others_go_on() {
+    let user = User::new();
+    let machines = [1, 2].map(|number| Machine::new(&format!("{number}-host")).let_in(&user.key()));
+    // Its systemd does not answer any more.
+    let units = machines[0].path("lib/corediscover-fleet/units");
+    std::fs::create_dir_all(&units).unwrap();
+    corediscover::host::files::write_atomic(&units.join("a.service"), b"[Service]\n", 0o644).unwrap();
+    machines[0].put("systemctl", "#!/bin/sh\nexec sleep 1000\n", 0o755);
+    let machines = machines.map(Machine::start);
+    let list = format!("{},{}", machines[0].spoken(), machines[1].spoken());
+    let words = ["--accept-new", "--timeout", "2s", "--machines", &list, "list-machines", "--no-legend"];
+    let (code, stdout, stderr) = user.fleet(&words);
+    assert_eq!((code, stdout.lines().count()), (1, 1), "{stderr}");
+    let said =
+        format!("error: {}: the machine lets us in, and does not answer within 12s\n", machines[0].address);
+    assert!(stderr.contains(&said) && stderr.contains("hint: "), "{stderr}");
+}
+
+#[test]
+fn a_vagrant_machine_that_is_off_is_named_and_the_others_go_on() {
+    let user = User::new();
+    let machine = Machine::new("host-1").let_in(&user.key()).start();
+    let (ip, port) = (machine.address.ip(), machine.address.port());
+    let vagrant = format!(
+        "#!/bin/sh\ncase \"$1 $2\" in\n'status --machine-readable')\n\
+         printf '1,off,metadata,provider,x\\n1,off,state,poweroff\\n1,on,state,running\\n1,,ui,info,all\\n' ;;\n\
+         'ssh-config on')\nprintf 'Host on\\n  HostName {ip}\\n  User root\\n  Port {port}\\n  StrictHostKeyChecking no\\n' ;;\n\
+         *) echo 'the machine is not ready' >&2; exit 1 ;;\nesac\n"
+    );
+    let folder = user.home.path().join("bin");
+    std::fs::create_dir(&folder).unwrap();
+    corediscover::host::files::write_atomic(&folder.join("vagrant"), vagrant.as_bytes(), 0o755).unwrap();
+    let path = format!("{}:/usr/bin:/bin", folder.display());
+    let mut command = user.command(&["--vagrant", "list-machines", "--no-legend"]);
+    let (code, stdout, stderr) = said(&command.env("PATH", path).output().unwrap());
+    assert_eq!((code, stdout.lines().count()), (1, 1), "{stderr}");
+    assert!(
+        stderr.contains("error: off: `vagrant ssh-config off` failed: the machine is not ready\n"),
+        "{stderr}"
+    );
+    assert!(stderr.contains("on: connected\n"), "{stderr}");
 }

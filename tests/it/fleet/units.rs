@@ -145,10 +145,14 @@ fn a_changed_file_changes_nothing_until_it_is_to_replace_the_unit() {
     let warning = "WARNING: Unit hello.service in registry differs from local unit file hello.service. Add --replace to override.";
     assert!(code == 0 && stderr.contains(warning), "{stderr}");
     assert_eq!(site.fine(&["cat", "hello.service"]), SLEEPS);
-    site.fine(&["start", "--replace", &file]);
+    site.fine(&["submit", "--replace", &file]);
+    assert_eq!(std::fs::read_to_string(&installed).unwrap(), SLEEPS);
+    let log = site.machines[0].read("lib/systemctl.log").len();
+    // What runs is of the text of before.
+    site.fine(&["start", "hello.service"]);
     assert_eq!(site.fine(&["cat", "hello.service"]), changed);
     assert_eq!(std::fs::read_to_string(installed).unwrap(), changed);
-    let log = site.machines[0].read("lib/systemctl.log");
+    let log = site.machines[0].read("lib/systemctl.log")[log..].to_owned();
     assert!(log.contains("restart -- hello.service"), "{log}");
 }
 
@@ -180,4 +184,62 @@ fn a_unit_is_not_started_twice_because_its_machine_is_silent() {
     assert_eq!((code, stdout.lines().count()), (1, 2), "{stderr}");
     site.machines[0].power_on();
     assert!(site.fine(&["list-units"]).contains("hello.service"));
+}
+
+#[test]
+fn a_unit_that_fleet_did_not_put_there_is_never_replaced_stopped_or_removed() {
+    let site = Site::new();
+    let own = "[Service]\nExecStart=/bin/sleep 7\n";
+    for machine in &site.machines {
+        machine.put("system/hello.service", own, 0o644);
+    }
+    let file = site.unit("hello.service", SLEEPS);
+    for verb in ["submit", "start"] {
+        let (code, stdout, stderr) = site.fleet(&[verb, &file]);
+        assert_eq!((code, stdout.as_str()), (1, ""), "{stderr}");
+        let said = "/etc/systemd/system/hello.service is there already, and fleet did not put it there";
+        assert!(stderr.contains(said) && stderr.contains("hint: give the unit another name"), "{stderr}");
+    }
+    assert_eq!(site.fine(&["list-unit-files", "--no-legend"]), "");
+    // One that came after fleet was given a unit of that name.
+    let later = site.unit("later.service", SLEEPS);
+    site.fine(&["submit", &later]);
+    site.machines[0].put("system/later.service", own, 0o644);
+    assert_eq!(site.fine(&["list-units", "--no-legend"]), "");
+    assert_eq!(site.fine(&["stop", "later.service"]), "Unit later.service inactive\n");
+    let (code, _, stderr) = site.fleet(&["restart", "later.service"]);
+    assert!(code == 1 && stderr.contains("later.service: it is only submitted"), "{stderr}");
+    site.fine(&["destroy", "later.service"]);
+    for name in ["hello", "later"] {
+        assert_eq!(site.machines[0].read(&format!("system/{name}.service")), own);
+    }
+    let log = site.machines[0].read("lib/systemctl.log");
+    assert!(!log.lines().any(|line| !line.starts_with("show")), "{log}");
+}
+
+#[test]
+fn a_unit_that_fails_leaves_out_no_other_unit_of_its_machine() {
+    let site = Site::new();
+    let section = "[X-Fleet]\nMachineMetadata=role=web\n";
+    let bad = site.unit("bad.service", &format!("[Service]\nExecStart=/bin/false\n{section}"));
+    let good = site.unit("good.service", &format!("{SLEEPS}{section}"));
+    let (code, stdout, stderr) = site.fleet(&["start", &bad, &good]);
+    assert_eq!((code, stdout), (1, format!("Unit good.service launched on {}\n", site.place(0))), "{stderr}");
+    assert!(stderr.contains("bad.service: journal: "), "{stderr}");
+}
+
+#[test]
+fn the_journals_of_the_others_are_printed_when_one_machine_has_none() {
+    let site = Site::new();
+    let every = site.unit("every.service", &format!("{SLEEPS}[X-Fleet]\nGlobal=true\n"));
+    site.fine(&["start", &every]);
+    site.machines[0].put("journalctl", "#!/bin/sh\nexit 4\n", 0o755);
+    let mut site = site;
+    // The file is mounted when it is switched on.
+    site.machines[0].power_off();
+    site.machines[0].power_on();
+    let (code, stdout, stderr) = site.fleet(&["journal", "every.service"]);
+    assert_eq!((code, stdout.matches("journal: ").count()), (1, 2), "{stderr}");
+    let said = format!("error: {}: journalctl ended with code 4\n", site.machines[0].address);
+    assert!(stderr.contains(&said), "{stderr}");
 }

@@ -25,22 +25,31 @@ impl Site {
     }
 
     fn up(&self, count: usize, more: &[&str]) -> (i32, String, String) {
+        self.up_these(&(0..count).collect::<Vec<_>>(), more)
+    }
+
+    fn up_these(&self, numbers: &[usize], more: &[&str]) -> (i32, String, String) {
         let _inside = self.network.enter();
         let names: Vec<String> =
-            self.machines[..count].iter().map(|machine| machine.address.ip().to_string()).collect();
+            numbers.iter().map(|number| self.machines[*number].address.ip().to_string()).collect();
         let names: Vec<&str> = names.iter().map(String::as_str).collect();
         self.user.fleet(&[&["up", "--accept-new"], more, &names[..]].concat())
     }
 
-    /// What `status --json` says on a machine.
-    fn status(&self, number: usize) -> Value {
+    /// Runs a program on a machine; gives what it prints.
+    #[track_caller]
+    fn ssh(&self, number: usize, words: &[&str]) -> String {
         let _inside = self.network.enter();
         let name = self.machines[number].address.ip().to_string();
-        let words =
-            ["--accept-new", "--machines", &name, "ssh", &name, "/opt/bin/corediscover", "status", "--json"];
-        let (code, stdout, stderr) = self.user.fleet(&words);
+        let (code, stdout, stderr) =
+            self.user.fleet(&[&["--accept-new", "--machines", &name, "ssh", &name], words].concat());
         assert_eq!(code, 0, "{stderr}");
-        serde_json::from_str(&stdout).unwrap()
+        stdout
+    }
+
+    /// What `status --json` says on a machine.
+    fn status(&self, number: usize) -> Value {
+        serde_json::from_str(&self.ssh(number, &["/opt/bin/corediscover", "status", "--json"])).unwrap()
     }
 }
 
@@ -60,13 +69,37 @@ fn plain_machines_become_a_cluster_and_stay_as_they_are_and_a_new_one_joins_as_a
     assert_eq!((code, again), (0, stdout), "{stderr}");
     assert_eq!(stderr.matches(": nothing to change\n").count(), 3, "{stderr}");
     let now = site.machines[0].read("lib/systemctl.log");
-    let changes = |line: &&str| !line.starts_with("is-active");
+    let changes = |line: &&str| !line.starts_with("is-active") && !line.starts_with("show");
     assert_eq!(now[log.len()..].lines().filter(changes).count(), 0, "{now}");
     let (code, stdout, stderr) = site.up(4, &[]);
     assert_eq!(code, 0, "{stdout}{stderr}{}", site.machines[3].read("lib/agent.log"));
     assert_eq!(stderr.matches(": nothing to change\n").count(), 3, "{stderr}");
     assert!(stdout.contains("3-host  10.77.0.4:8301  alive   client  "), "{stdout}");
     assert_eq!(site.status(3)["voters"].as_array().unwrap().len(), 3);
+    // With no agent to ask, the disks tell of the cluster: in another order, all stay what they are.
+    let unit = |number: usize| site.machines[number].read("system/corediscover-agent.service");
+    let before = [0, 1, 2].map(unit);
+    for number in 0..4 {
+        site.ssh(number, &["systemctl", "stop", "corediscover-agent.service"]);
+    }
+    let (code, stdout, stderr) = site.up_these(&[3, 2, 1, 0], &[]);
+    assert_eq!(code, 0, "{stdout}{stderr}{}", site.machines[3].read("lib/agent.log"));
+    assert_eq!(stderr.matches(": nothing to change\n").count(), 3, "{stderr}");
+    assert_eq!([0, 1, 2].map(unit), before);
+    assert!(!unit(3).contains("-server"), "{}", unit(3));
+    // A new machine that was left when its agent's unit was there, and nothing was started.
+    site.ssh(3, &["systemctl", "stop", "corediscover-agent.service"]);
+    site.ssh(3, &["rm", "-r", "/var/lib/private/corediscover"]);
+    let log = site.machines[3].read("lib/systemctl.log").len();
+    let (code, stdout, stderr) = site.up(4, &[]);
+    assert_eq!(code, 0, "{stdout}{stderr}{}", site.machines[3].read("lib/agent.log"));
+    let done = site.machines[3].read("lib/systemctl.log")[log..].to_owned();
+    assert!(done.contains("enable --quiet -- corediscover-agent.service\n"), "{done}");
+    // A machine with data and without a unit is not taken for a blank one.
+    site.ssh(2, &["systemctl", "stop", "corediscover-agent.service"]);
+    site.ssh(2, &["rm", "/etc/systemd/system/corediscover-agent.service"]);
+    let (code, _, stderr) = site.up(4, &[]);
+    assert!(code == 1 && stderr.contains("10.77.0.3 has data of cluster "), "{stderr}");
 }
 
 #[test]
@@ -81,9 +114,30 @@ fn a_new_binary_is_brought_to_all_and_run_by_one_machine_after_the_other() {
     let mut bytes = std::fs::read(crate::support::binary()).unwrap();
     bytes.extend_from_slice(b"other");
     corediscover::host::files::write_atomic(&other, &bytes, 0o755).unwrap();
-    let (code, again, stderr) = site.up(3, &["--binary", &other.display().to_string()]);
-    assert_eq!((code, again), (0, stdout), "{stderr}");
+    let other = other.display().to_string();
+    // A program that does not run there replaces nothing.
+    let cut = site.user.home.path().join("cut");
+    corediscover::host::files::write_atomic(&cut, &bytes[..64], 0o755).unwrap();
+    let (code, _, stderr) = site.up(3, &["--binary", &cut.display().to_string()]);
+    assert!(code == 1 && stderr.contains("the binary does not run there"), "{stderr}");
+    for machine in &site.machines {
+        assert_eq!(std::fs::read_dir(machine.path("opt/bin")).unwrap().count(), 1);
+        assert!(machine.path("opt/bin/corediscover").metadata().unwrap().len() > 64);
+    }
+    assert_eq!([0, 1, 2].map(process), before);
+    // A machine that does not come back ends it: the others keep the cluster up.
+    site.machines[0].put("lib/refuses", "", 0o644);
+    let (code, _, stderr) = site.up(3, &["--binary", &other]);
+    assert_eq!(code, 1, "{stderr}");
     assert_eq!(stderr.matches(": brought the binary\n").count(), 3, "{stderr}");
+    let left = "the restarts end here; still with the binary of before: 10.77.0.2, 10.77.0.3\n";
+    assert!(stderr.contains(left) && !stderr.contains(": restarted\n"), "{stderr}");
+    assert_eq!([0, 1, 2].map(process), before);
+    std::fs::remove_file(site.machines[0].path("lib/refuses")).unwrap();
+    // It goes on from there.
+    let (code, again, stderr) = site.up(3, &["--binary", &other]);
+    assert_eq!((code, again), (0, stdout), "{stderr}");
+    assert_eq!(stderr.matches(": nothing to change\n").count(), 3, "{stderr}");
     let restarted: Vec<&str> = stderr.lines().filter(|line| line.ends_with(": restarted")).collect();
     assert_eq!(restarted, ["10.77.0.1: restarted", "10.77.0.2: restarted", "10.77.0.3: restarted"]);
     for (number, before) in before.iter().enumerate() {
