@@ -39,6 +39,14 @@ fn clusters_do_not_grow_when_a_nominated_server_is_killed_as_soon_as_it_votes() 
     replay(&Clusters, 702, &[&before[..], &after, &[Step::Kill(3)]].concat());
 }
 
+/// Found by simulation: gossip still showed a client that had just become a server as a client; it was nominated once
+/// more, for another server, and counted as having come: that one, which lived, lost its vote.
+#[test]
+fn clusters_do_not_shrink_when_a_machine_that_votes_already_is_still_shown_as_a_client() {
+    let steps = [Step::Wait(250), Step::Wait(106), Step::Wait(42), Step::Wait(42), Step::Isolate(0)];
+    replay(&Clusters, 290, &[&steps[..], &[Step::Linger(119)]].concat());
+}
+
 /// A server is lost, and a new machine that was told to be one is started before the lost one is due for replacement.
 #[test]
 fn clusters_do_not_grow_when_a_new_machine_is_started_as_a_server_while_one_is_dead() {
