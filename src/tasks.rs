@@ -149,16 +149,16 @@ impl Tasks {
         self.spawner.start(name, task);
     }
 
-    /// Waits until `stop_request` completes or a task fails, then stops and joins all tasks.
+    /// Waits until `stop_request` completes, with whatever it says, or a task fails; then stops and joins all tasks.
     ///
     /// # Errors
     /// The failure of the first task that failed, or the names of those that did not stop in time.
-    pub async fn run_until(self, stop_request: impl Future<Output = ()>) -> anyhow::Result<()> {
+    pub async fn run_until<T>(self, stop_request: impl Future<Output = T>) -> anyhow::Result<()> {
         tokio::pin!(stop_request);
         let outcome = loop {
             tokio::select! {
                 biased;
-                () = &mut stop_request => break Ok(()),
+                _ = &mut stop_request => break Ok(()),
                 () = self.spawner.stop.cancelled() => break Ok(()),
                 ended = self.next_ended() => if let Err(error) = ended { break Err(error) },
             }
@@ -226,7 +226,7 @@ mod tests {
             Ok(())
         });
         tasks.start("fails", async { anyhow::bail!("disk full") });
-        let error = tasks.run_until(std::future::pending()).await.unwrap_err();
+        let error = tasks.run_until(std::future::pending::<()>()).await.unwrap_err();
         assert_eq!(format!("{error:#}"), "task fails failed: disk full");
     }
 
@@ -235,7 +235,7 @@ mod tests {
         let tasks = Tasks::default();
         tasks.spawner().start_short("short", async {});
         tasks.start("leaves", async { Ok(()) });
-        let error = tasks.run_until(std::future::pending()).await.unwrap_err();
+        let error = tasks.run_until(std::future::pending::<()>()).await.unwrap_err();
         assert_eq!(error.to_string(), "task leaves ended unexpectedly");
     }
 

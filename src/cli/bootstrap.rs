@@ -123,11 +123,7 @@ pub(crate) fn run(args: Args, _output: &mut Output) -> anyhow::Result<u8> {
             }
             ended
         });
-        tasks
-            .run_until(async move {
-                stop_request.await;
-            })
-            .await
+        tasks.run_until(stop_request).await
     })?;
     Ok(EXIT_FINE)
 }

@@ -106,11 +106,7 @@ pub(crate) fn run(args: Args, output: &mut Output) -> anyhow::Result<u8> {
         let spawner = tasks.spawner();
         tasks.start("registrator", registrator::run(settings, Arc::new(engine), Arc::new(registry), spawner));
         let stop_request = signals::stop_request(signals::ignore_hangup)?;
-        tasks
-            .run_until(async {
-                stop_request.await;
-            })
-            .await
+        tasks.run_until(stop_request).await
     })?;
     Ok(EXIT_FINE)
 }

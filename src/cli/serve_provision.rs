@@ -50,11 +50,7 @@ pub(crate) fn run(args: Args, output: &mut Output) -> anyhow::Result<u8> {
         output.data(&format!("{}/\n", url.unwrap_or_else(|| format!("http://{address}"))))?;
         let tasks = Tasks::default();
         tasks.start("provision server", provision_server::run(bound, tasks.stop_token()));
-        tasks
-            .run_until(async {
-                stop_request.await;
-            })
-            .await
+        tasks.run_until(stop_request).await
     })?;
     Ok(EXIT_FINE)
 }

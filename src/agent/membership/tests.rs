@@ -47,7 +47,7 @@ impl Agent {
         let bound = Gossip::bind(address).await.expect("a free address");
         let gossip = Gossip::start(bound, settings, &tasks.spawner()).expect("good settings");
         let mut running = JoinSet::new();
-        running.spawn(tasks.run_until(std::future::pending()));
+        running.spawn(tasks.run_until(std::future::pending::<()>()));
         Self { gossip, stop, running }
     }
 

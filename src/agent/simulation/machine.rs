@@ -197,7 +197,7 @@ impl Machine {
         let participation = participant.start(bound).await?;
         let (sender, ended) = watch::channel(None);
         let supervisor = running::spawn(running::within(number, async move {
-            let ended = tasks.run_until(std::future::pending()).await;
+            let ended = tasks.run_until(std::future::pending::<()>()).await;
             sender.send_replace(Some(format!("{ended:?}")));
         }));
         Ok(Process {

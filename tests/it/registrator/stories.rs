@@ -120,7 +120,7 @@ fn tell(machine: &mut dyn Machine) {
             let settings = Settings { retry_attempts: Some(0), ..Settings::default() };
             let registry = Arc::new(Consul::new(client));
             tasks.start("registrator", corediscover::registrator::run(settings, engine, registry, spawner));
-            tasks.run_until(std::future::pending()).await
+            tasks.run_until(std::future::pending::<()>()).await
         })
     });
 

@@ -1,0 +1,262 @@
+//! What a machine makes of a download or an image: the script of the real unit, under `sh`, in a folder of its own.
+
+use std::fs;
+use std::io::{Read as _, Write as _};
+use std::net::TcpListener;
+use std::path::PathBuf;
+use std::process::Command;
+
+use corediscover::host::files::{MODE_PUBLIC, write_atomic};
+
+use super::{DEADLINE, Server, bytes, sha512};
+use crate::provision::shell_commands;
+use crate::support::{Running, bare_command, corediscover, eventually};
+
+/// A machine's /opt/bin, on which a unit's commands are run.
+struct Machine(tempfile::TempDir);
+
+impl Machine {
+    fn new() -> Self {
+        Self(tempfile::tempdir().unwrap())
+    }
+
+    fn program(&self) -> PathBuf {
+        self.0.path().join("corediscover")
+    }
+
+    fn scripts(&self, unit: &str) -> Vec<Command> {
+        let commands = shell_commands(unit, "ExecStart");
+        assert_eq!(commands.len(), 2, "{unit}");
+        let folder = self.0.path().to_str().unwrap();
+        let make = |script: &String| {
+            let mut command = bare_command("sh");
+            command.arg("-c").arg(script.replace("/opt/bin", folder));
+            command
+        };
+        commands.iter().map(make).collect()
+    }
+
+    /// Starts the unit as systemd does: command after command, until one fails. Gives what was said.
+    fn install(&self, unit: &str) -> Result<String, String> {
+        let mut said = String::new();
+        for mut script in self.scripts(unit) {
+            let output = script.output().unwrap();
+            said.push_str(&String::from_utf8_lossy(&output.stderr));
+            if !output.status.success() {
+                return Err(said);
+            }
+        }
+        Ok(said)
+    }
+
+    fn has(&self, content: &[u8]) {
+        use std::os::unix::fs::PermissionsExt as _;
+        assert!(fs::read(self.program()).unwrap() == content, "another binary is there");
+        let mode = fs::metadata(self.program()).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o755);
+        assert_eq!(fs::read_dir(self.0.path()).unwrap().count(), 1, "nothing is left beside it");
+    }
+}
+
+#[test]
+fn a_blank_machine_gets_the_binary_and_a_new_digest_is_an_update() {
+    let (first, second) = (bytes(4, 200_000), bytes(5, 200_000));
+    let server = Server::start(&first, &[]);
+    let machine = Machine::new();
+    let unit = server.install_unit();
+    assert_eq!(machine.install(&unit).unwrap(), "");
+    machine.has(&first);
+    let downloads = || server.log().lines().filter(|line| line.contains("path=\"/corediscover\"")).count();
+    assert_eq!(downloads(), 1);
+    assert_eq!(machine.install(&unit).unwrap(), "");
+    assert_eq!(downloads(), 1, "what is there is not fetched again");
+
+    server.replace(&second);
+    let said = machine.install(&unit).unwrap();
+    assert_eq!(said, "", "the old user-data wants the old binary, which is there");
+    machine.has(&first);
+    machine.install(&server.install_unit()).unwrap();
+    machine.has(&second);
+    assert_eq!(downloads(), 2);
+
+    // The machine lost its power while the file was written: the digest is not right, and it is fetched again.
+    write_atomic(&machine.program(), &second[..1000], MODE_PUBLIC).unwrap();
+    write_atomic(&machine.0.path().join(".corediscover.new"), b"half", MODE_PUBLIC).unwrap();
+    machine.install(&server.install_unit()).unwrap();
+    machine.has(&second);
+}
+
+#[test]
+fn a_wrong_binary_never_replaces_a_good_one() {
+    let (good, other) = (bytes(6, 50_000), bytes(7, 50_000));
+    let server = Server::start(&good, &[]);
+    let machine = Machine::new();
+    let unit = server.install_unit();
+    machine.install(&unit).unwrap();
+    // A unit whose digest nothing has: a mistake of whoever wrote it, or somebody on the way.
+    let wrong = unit.replace(&sha512(&good), &sha512(b"something else"));
+    let said = machine.install(&wrong).expect("the machine goes on with what it has");
+    assert!(
+        said.contains("does not have the expected sha512") && said.contains("that is there stays"),
+        "{said}"
+    );
+    machine.has(&good);
+
+    let blank = Machine::new();
+    server.replace(&other);
+    let said = blank.install(&unit).expect_err("a machine without a binary fails visibly");
+    assert!(said.contains("does not have the expected sha512; it was removed"), "{said}");
+    assert_eq!(fs::read_dir(blank.0.path()).unwrap().count(), 0);
+}
+
+/// A server that cuts its first answer off in the middle; then it gives all.
+fn faulty(content: Vec<u8>) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}/corediscover", listener.local_addr().unwrap());
+    std::thread::spawn(move || {
+        for (number, stream) in listener.incoming().enumerate() {
+            let Ok(mut stream) = stream else { continue };
+            let read = stream.read(&mut [0; 4096]).unwrap_or(0);
+            let sent = if number == 0 { content.len() / 2 } else { content.len() };
+            let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", content.len());
+            // The client may go away.
+            drop(stream.write_all(head.as_bytes()).and_then(|()| stream.write_all(&content[..sent])));
+            assert!(read > 0);
+        }
+    });
+    url
+}
+
+fn unit_for(url: &str, content: &[u8]) -> String {
+    let folder = tempfile::tempdir().unwrap();
+    let how = format!("url={url},sha512={}", sha512(content));
+    let output = corediscover()
+        .args(["units", "--systemd", "--etcd", "http://10.0.0.9:2379", "--binary", &how, "--out"])
+        .arg(folder.path())
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    fs::read_to_string(folder.path().join("corediscover-install.service")).unwrap()
+}
+
+#[test]
+fn a_download_that_is_cut_off_is_tried_again() {
+    let content = bytes(8, 80_000);
+    let machine = Machine::new();
+    let said = machine.install(&unit_for(&faulty(content.clone()), &content)).unwrap();
+    assert!(said.contains("no download (try 1): again in 1 s"), "{said}");
+    machine.has(&content);
+}
+
+#[test]
+fn a_server_that_is_not_there_yet_is_waited_for_and_every_try_is_told() {
+    let content = bytes(9, 10_000);
+    // A port that is free: nobody listens there until the server starts.
+    let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+    let machine = Machine::new();
+    let mut script =
+        machine.scripts(&unit_for(&format!("http://{address}/corediscover"), &content)).remove(0);
+    let log = machine.0.path().join("said");
+    let mut waiting = Running::start("the unit", script.stderr(fs::File::create(&log).unwrap()));
+    eventually(DEADLINE, "the third try is told", || {
+        let said = fs::read_to_string(&log).unwrap();
+        said.contains("no download (try 3): again in 4 s").then_some(())
+    });
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("program");
+    write_atomic(&file, &content, MODE_PUBLIC).unwrap();
+    let _server = Server::start_with(folder, &address, &["--program", file.to_str().unwrap()]);
+    assert_eq!(waiting.exit_code(DEADLINE), Some(0));
+    assert_eq!(fs::read(machine.0.path().join(".corediscover.new")).unwrap(), content);
+
+    // A machine that has a binary, though another one, goes on with it after a few tries.
+    let old = Machine::new();
+    let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    install_by_hand(&old, b"#!/bin/sh\n");
+    let said = old.install(&unit_for(&format!("http://{free}/corediscover"), &content)).unwrap();
+    assert!(said.contains("no download after 5 tries: the binary that is there stays"), "{said}");
+    old.has(b"#!/bin/sh\n");
+}
+
+/// An image with this content as its binary, under a name of its own; gone when the test ends.
+struct Image(String);
+
+impl Image {
+    fn new() -> Self {
+        Self(format!("cdtest-serve-{}:latest", std::process::id()))
+    }
+
+    fn put(&self, content: &[u8]) {
+        let folder = tempfile::tempdir().unwrap();
+        fs::create_dir(folder.path().join("bin")).unwrap();
+        write_atomic(&folder.path().join("bin/corediscover"), content, MODE_PUBLIC).unwrap();
+        let made = bare_command("sh")
+            .args([
+                "-c",
+                "tar -C \"$0\" -c bin | docker import --change 'ENTRYPOINT [\"/bin/corediscover\"]' - \"$1\"",
+            ])
+            .arg(folder.path())
+            .arg(&self.0)
+            .output()
+            .unwrap();
+        assert!(made.status.success(), "docker import: {}", String::from_utf8_lossy(&made.stderr));
+    }
+}
+
+impl Drop for Image {
+    fn drop(&mut self) {
+        drop(bare_command("docker").args(["rmi", "--force", &self.0]).output());
+    }
+}
+
+/// The unit that copies the binary out of `image`, run as systemd does, with a container's name of its own.
+fn install_image(machine: &Machine, image: &str) -> Result<String, String> {
+    let folder = tempfile::tempdir().unwrap();
+    let output = corediscover()
+        .args(["units", "--etcd", "http://10.0.0.9:2379", "--binary", &format!("image={image}"), "--out"])
+        .arg(folder.path())
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let unit = fs::read_to_string(folder.path().join("corediscover-install.service")).unwrap();
+    let container = format!("cdtest-serve-{}", std::process::id());
+    let bin = machine.0.path().to_str().unwrap();
+    let mut said = String::new();
+    let mut result = Ok(());
+    let steps = [("ExecStartPre", false), ("ExecStart", true), ("ExecStopPost", false)];
+    for (key, counts) in steps {
+        for script in shell_commands(&unit, key) {
+            let script = script.replace("corediscover-install", &container).replace("/opt/bin", bin);
+            let output = bare_command("sh").args(["-c", &script]).output().unwrap();
+            said.push_str(&String::from_utf8_lossy(&output.stderr));
+            if counts && !output.status.success() {
+                result = Err(());
+                break;
+            }
+        }
+    }
+    result.map(|()| said.clone()).map_err(|()| said)
+}
+
+#[test]
+fn a_binary_out_of_an_image_is_updated_with_it_and_outlives_it() {
+    let machine = Machine::new();
+    let image = Image::new();
+    let (first, second) = (bytes(11, 30_000), bytes(12, 30_000));
+    for content in [&first, &second] {
+        image.put(content);
+        install_image(&machine, &image.0).unwrap();
+        machine.has(content);
+    }
+    // No registry is there, and no image.
+    let said = install_image(&machine, "127.0.0.1:1/none:1").unwrap();
+    assert!(said.contains("no image (try 1): again in 1 s"), "{said}");
+    assert!(said.contains("no image after 5 tries: the binary that is there stays"), "{said}");
+    machine.has(&second);
+}
+
+fn install_by_hand(machine: &Machine, content: &[u8]) {
+    use std::os::unix::fs::PermissionsExt as _;
+    write_atomic(&machine.program(), content, MODE_PUBLIC).unwrap();
+    fs::set_permissions(machine.program(), fs::Permissions::from_mode(0o755)).unwrap();
+}
