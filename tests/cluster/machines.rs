@@ -54,8 +54,16 @@ impl Network {
     pub(crate) fn new(third: u8) -> Self {
         // The process id keeps two runs apart.
         let second = 64 + std::process::id() % 64;
-        let prefix = format!("10.{second}.{third}");
-        let name = format!("cd-cluster-{}-{third}", std::process::id());
+        Self::made(format!("10.{second}.{third}"), &third.to_string())
+    }
+
+    /// The network of the README: the one that RFC 5737 has for documents, so that it is nobody's.
+    pub(crate) fn of_documents() -> Self {
+        Self::made("192.0.2".to_owned(), "documents")
+    }
+
+    fn made(prefix: String, word: &str) -> Self {
+        let name = format!("cd-cluster-{}-{word}", std::process::id());
         docker(&["network", "create", "--internal", "--subnet", &format!("{prefix}.0/24"), &name]);
         Self { name, prefix }
     }

@@ -16,3 +16,4 @@ mod vagrant;
 #[allow(dead_code, reason = "the other tests use the rest of it")]
 #[path = "../it/support/wait.rs"]
 mod wait;
+mod walkthrough;

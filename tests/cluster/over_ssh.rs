@@ -11,7 +11,7 @@ use crate::wait::{eventually, tell_failures_at_once};
 /// Debian's Vagrant has the key that the image lets in; the folder's name has a version in it.
 const GEMS: &str = "/usr/share/rubygems-integration/all/gems";
 
-fn vagrants_key() -> Vec<u8> {
+pub(crate) fn vagrants_key() -> Vec<u8> {
     let gems = fs::read_dir(GEMS).expect("Debian's package vagrant is installed");
     let mut folders = gems.map(|entry| entry.unwrap().path());
     let vagrant = folders.find(|path| path.join("keys/vagrant").exists()).expect("Vagrant's key");

@@ -1,14 +1,17 @@
 //! `vagrant up` with what `corediscover vagrant` wrote, by the provider that needs no virtual machine.
 
-use std::fs;
 use std::process::{Command, Output};
 
 use tempfile::TempDir;
 
-use crate::released::{binary, corediscover};
+use crate::released::binary;
 use crate::wait::{PATIENCE, eventually, tell_failures_at_once};
+use crate::walkthrough::way;
 
-/// A folder with the Vagrantfile; its machines are destroyed when the test ends, however it ends.
+/// Where the README puts the Vagrantfile.
+const FOLDER: &str = "desk";
+
+/// A folder for the Vagrantfile; its machines are destroyed when the test ends, however it ends.
 struct Desk {
     folder: TempDir,
     home: TempDir,
@@ -16,19 +19,37 @@ struct Desk {
 
 impl Desk {
     fn new() -> Self {
-        let desk = Self { folder: tempfile::tempdir().unwrap(), home: tempfile::tempdir().unwrap() };
-        corediscover(&["vagrant", "--out", &desk.folder.path().display().to_string()]);
-        fs::copy(binary(), desk.folder.path().join("corediscover")).unwrap();
-        desk
+        Self { folder: tempfile::tempdir().unwrap(), home: tempfile::tempdir().unwrap() }
+    }
+
+    /// A program with Vagrant's settings, among them the provider that README leaves to Vagrant.
+    fn command(&self, program: &str) -> Command {
+        let mut command = Command::new(program);
+        command
+            .env("VAGRANT_HOME", self.home.path())
+            .env("VAGRANT_CHECKPOINT_DISABLE", "1")
+            .env("VAGRANT_DEFAULT_PROVIDER", "docker")
+            .env("COREDISCOVER_IMAGE", "corediscover-node");
+        command
+    }
+
+    /// Types the README's lines here.
+    #[track_caller]
+    fn types(&self, lines: &str) {
+        let released = binary();
+        let programs = released.parent().unwrap().display();
+        let path = format!("{programs}:{}", std::env::var("PATH").unwrap());
+        let mut bash = self.command("bash");
+        let output = bash.args(["-ec", lines]).current_dir(self.folder.path()).env("PATH", path).output();
+        let output = output.unwrap();
+        let told = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.success(), "{lines}{told}{}", String::from_utf8_lossy(&output.stdout));
     }
 
     fn vagrant(&self, arguments: &[&str]) -> Output {
-        Command::new("vagrant")
+        self.command("vagrant")
             .args(arguments)
-            .current_dir(self.folder.path())
-            .env("VAGRANT_HOME", self.home.path())
-            .env("VAGRANT_CHECKPOINT_DISABLE", "1")
-            .env("COREDISCOVER_IMAGE", "corediscover-node")
+            .current_dir(self.folder.path().join(FOLDER))
             .output()
             .expect("vagrant is installed (Debian's package vagrant)")
     }
@@ -55,8 +76,10 @@ impl Desk {
 
 impl Drop for Desk {
     fn drop(&mut self) {
-        // Says what it could not do, and there is nothing more to do about that.
-        drop(self.vagrant(&["destroy", "--force"]));
+        if self.folder.path().join(FOLDER).exists() {
+            // Says what it could not do, and there is nothing more to do about that.
+            drop(self.vagrant(&["destroy", "--force"]));
+        }
     }
 }
 
@@ -69,7 +92,7 @@ fn alive(text: &str) -> usize {
 fn vagrant_up_makes_a_cluster_that_is_there_again_after_halt_and_up_and_gone_after_destroy() {
     tell_failures_at_once();
     let desk = Desk::new();
-    desk.run(&["up", "--provider=docker"]);
+    desk.types(&way("Vagrant"));
     let members = "/opt/bin/corediscover members";
     for machine in ["host-1", "host-2", "host-3"] {
         desk.until(machine, members, |text| alive(text) == 3);
