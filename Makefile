@@ -7,7 +7,7 @@ IMAGE   := corediscover:latest
 NODE_IMAGE := corediscover-node
 # One static file of at most 20 MB: what goes into a FROM scratch image and onto machines by curl.
 BINARY_BYTES_MAX := 20000000
-# program (or file):Debian package. A package with `-` behind it is not installed: libvirt would come with vagrant otherwise.
+# program (or a file's whole path):Debian package. A package with `-` behind it is not installed: libvirt would come with vagrant otherwise.
 BUILD_TOOLS := cc:gcc strip:binutils make:make protoc:protobuf-compiler pkg-config:pkg-config /usr/include/openssl/ssl.h:libssl-dev
 TEST_TOOLS  := etcd:etcd-server etcdctl:etcd-client dig:dnsutils busybox:busybox-static docker:docker.io systemd-analyze:systemd bash:bash dash:dash ip:iproute2 faketime:faketime mkfs.ext4:e2fsprogs \
   mmdebstrap:mmdebstrap cloud-init:cloud-init ignition-validate:ignition vagrant:vagrant vagrant:vagrant-libvirt- ruby:ruby docker-compose:docker-compose unshare:util-linux sshd:openssh-server ssh-keygen:openssh-client script:bsdutils \
@@ -117,7 +117,7 @@ fuzz: fuzz-tools
 
 # Installs what is missing when it may, else names it.
 define need
-	@missing=; for pair in $(1); do command -v $${pair%%:*} >/dev/null 2>&1 || test -e $${pair%%:*} || missing="$$missing $${pair##*:}"; done; \
+	@missing=; for pair in $(1); do case $$pair in /*) test -e $${pair%%:*};; *) command -v $${pair%%:*} >/dev/null 2>&1;; esac || missing="$$missing $${pair##*:}"; done; \
 	[ -z "$$missing" ] && exit 0; \
 	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq $$missing; \
