@@ -57,9 +57,13 @@ impl Network {
         Self::made(format!("10.{second}.{third}"), &third.to_string())
     }
 
-    /// The network of the README: the one that RFC 5737 has for documents, so that it is nobody's.
+    /// The network of the README: one that RFC 5737 has for documents, so that it is nobody's.
     pub(crate) fn of_documents() -> Self {
-        Self::made("192.0.2".to_owned(), "documents")
+        let prefix = "198.51.100";
+        let own = Command::new("ip").args(["-4", "route"]).output().unwrap();
+        let own = String::from_utf8(own.stdout).unwrap();
+        assert!(!own.contains(&format!("{prefix}.")), "this host is in the README's network itself:\n{own}");
+        Self::made(prefix.to_owned(), "documents")
     }
 
     fn made(prefix: String, word: &str) -> Self {

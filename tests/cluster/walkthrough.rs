@@ -81,6 +81,10 @@ impl Site {
         let servers: Vec<&str> = machines.iter().map(|machine| machine.address.as_str()).collect();
         for machine in &machines {
             until_resolved(machine, "consul.service.consul", &servers);
+            // The last step of a machine's way into the cluster: it restarts dockerd, on which no container runs yet.
+            machine.until(&["systemctl", "is-active", "corediscover-resolved.service"], |state| {
+                state == "active"
+            });
         }
         let blocks = commands("What you have then");
         let [start, find] = &blocks[..] else { panic!("one machine starts, all find: {blocks:?}") };
