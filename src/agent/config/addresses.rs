@@ -33,12 +33,18 @@ impl Addresses {
         let (advertise, advertise_reason) =
             machine.advertise(fragment.advertise_addr.as_deref(), bind, warnings)?;
         let client = fragment.client_addr.as_deref().unwrap_or("127.0.0.1");
+        let of = |key: &'static str, own: Option<&'_ str>| match own {
+            Some(own) => (key, own.to_owned()),
+            None => ("client_addr", client.to_owned()),
+        };
+        let (http_key, http) = of("addresses.http", fragment.addresses_http.as_deref());
+        let (dns_key, dns) = of("addresses.dns", fragment.addresses_dns.as_deref());
         Ok(Self {
             bind,
             advertise,
             advertise_reason,
-            http: machine.http(fragment.addresses_http.as_deref().unwrap_or(client))?,
-            dns: machine.dns(fragment.addresses_dns.as_deref().unwrap_or(client))?,
+            http: machine.http(http_key, &http)?,
+            dns: machine.dns(dns_key, &dns)?,
         })
     }
 }
@@ -114,6 +120,12 @@ impl Machine {
                     "give the address at which the other machines reach this one",
                 ));
             }
+            if address.is_multicast() || address == IpAddr::V4(Ipv4Addr::BROADCAST) {
+                return Err(fault(
+                    format!("advertise_addr: {address} is nobody's own address"),
+                    "give the address at which the other machines reach this one",
+                ));
+            }
             warnings.extend(self.doubt(address));
             return Ok((address, None));
         }
@@ -136,31 +148,35 @@ impl Machine {
         })
     }
 
-    fn http(&self, text: &str) -> anyhow::Result<Vec<HttpAddress>> {
-        let mut addresses = Vec::new();
-        for word in self.expand("client_addr", text)?.split_whitespace() {
-            addresses.push(match word.strip_prefix("unix://") {
-                Some(path) => HttpAddress::Unix(PathBuf::from(path)),
-                None => HttpAddress::Ip(ip("client_addr", word)?),
-            });
+    /// The words of a list of addresses, of which there is at least one.
+    fn words(&self, key: &str, text: &str) -> anyhow::Result<Vec<String>> {
+        let words: Vec<String> = self.expand(key, text)?.split_whitespace().map(str::to_owned).collect();
+        if words.is_empty() && text.contains("{{") {
+            return Err(fault(
+                format!("{key}: the template {text} gives no address"),
+                "`corediscover address` lists the addresses of this machine",
+            ));
         }
-        if addresses.is_empty() {
-            bail!("client_addr cannot be empty");
+        if words.is_empty() {
+            bail!("{key} cannot be empty");
         }
-        Ok(addresses)
+        Ok(words)
     }
 
-    fn dns(&self, text: &str) -> anyhow::Result<Vec<IpAddr>> {
-        let mut addresses = Vec::new();
-        for word in self.expand("client_addr", text)?.split_whitespace() {
-            if word.starts_with("unix:") {
-                // The API alone can be on a unix socket; DNS then stays on loopback.
-                addresses.push(Ipv4Addr::LOCALHOST.into());
-            } else {
-                addresses.push(ip("client_addr", word)?);
-            }
-        }
-        Ok(addresses)
+    fn http(&self, key: &str, text: &str) -> anyhow::Result<Vec<HttpAddress>> {
+        let address = |word: &String| match word.strip_prefix("unix://") {
+            Some(path) => Ok(HttpAddress::Unix(PathBuf::from(path))),
+            None => ip(key, word).map(HttpAddress::Ip),
+        };
+        self.words(key, text)?.iter().map(address).collect()
+    }
+
+    fn dns(&self, key: &str, text: &str) -> anyhow::Result<Vec<IpAddr>> {
+        // The API alone can be on a unix socket; DNS then stays on loopback.
+        let address = |word: &String| {
+            if word.starts_with("unix:") { Ok(Ipv4Addr::LOCALHOST.into()) } else { ip(key, word) }
+        };
+        self.words(key, text)?.iter().map(address).collect()
     }
 }
 

@@ -62,8 +62,8 @@ const IGNORED_KEYS: &[&str] = &[
     "xds",
 ];
 
-/// Reads files, and the `*.json` and `*.hcl` files of folders in alphabetical order, each over the one before. Files with other
-/// names are in `dialect`, JSON if none is said.
+/// Reads files, and those of folders in alphabetical order, each over the one before: of a folder, all files are read when
+/// `dialect` is said, and otherwise the `*.json` and `*.hcl` files. Files with other names are in `dialect`, JSON if none is said.
 ///
 /// # Errors
 /// Names the file and what is wrong in it.
@@ -71,8 +71,8 @@ pub fn read_paths(paths: &[PathBuf], dialect: Option<Dialect>) -> anyhow::Result
     let mut merged = Fragment::default();
     for path in paths {
         if path.is_dir() {
-            for file in files_of(path)? {
-                merged = merged.merge(read_file(&file, None)?);
+            for file in files_of(path, dialect)? {
+                merged = merged.merge(read_file(&file, dialect)?);
             }
         } else {
             merged = merged.merge(read_file(path, dialect)?);
@@ -81,13 +81,13 @@ pub fn read_paths(paths: &[PathBuf], dialect: Option<Dialect>) -> anyhow::Result
     Ok(merged)
 }
 
-fn files_of(folder: &Path) -> anyhow::Result<Vec<PathBuf>> {
+fn files_of(folder: &Path, dialect: Option<Dialect>) -> anyhow::Result<Vec<PathBuf>> {
     let mut files = Vec::new();
     for entry in
         std::fs::read_dir(folder).with_context(|| format!("cannot read the folder {}", folder.display()))?
     {
         let path = entry.with_context(|| format!("cannot read the folder {}", folder.display()))?.path();
-        if Dialect::of(&path).is_some() {
+        if (dialect.is_some() && path.is_file()) || Dialect::of(&path).is_some() {
             files.push(path);
         }
     }

@@ -31,11 +31,16 @@ impl Settings {
 
 /// Whether this machine is one of `named`: by the address that it tells the others, by any other address of it, or by its
 /// host name.
+///
+/// # Errors
+/// When a name's address is not known on a machine that has never met its cluster (`is_new`): it could be a server, and as
+/// a client it would wait for a birth that needs it.
 pub(super) fn is_named(
     named: &[String],
     server: Option<bool>,
     advertise: IpAddr,
     hostname: &str,
+    is_new: bool,
     warnings: &mut Vec<String>,
 ) -> anyhow::Result<bool> {
     if server.is_some() {
@@ -47,19 +52,30 @@ pub(super) fn is_named(
     let own: Vec<IpAddr> = interfaces::addresses()?.into_iter().map(|(_, address)| address).collect();
     let is_own = |address: IpAddr| address == advertise || own.contains(&address);
     let mut found = false;
+    let mut unknown = Vec::new();
     for name in named {
         if name.parse::<IpAddr>().is_ok_and(is_own) || name.eq_ignore_ascii_case(hostname) {
             found = true;
         } else if name.parse::<IpAddr>().is_err() {
             match (name.as_str(), 0).to_socket_addrs() {
-                Ok(mut addresses) => found |= addresses.any(|address| is_own(address.ip())),
-                Err(error) => {
-                    warnings.push(format!(
-                        "-server-at {name}: taken for another machine, as its address is not known: {error}"
-                    ));
+                // Debian gives a machine's own name an address like 127.0.1.1 in /etc/hosts, which no interface has.
+                Ok(mut addresses) => {
+                    found |= addresses.any(|address| is_own(address.ip()) || address.ip().is_loopback());
                 }
+                Err(error) => unknown.push((name, error)),
             }
         }
+    }
+    for (name, error) in unknown.iter().filter(|_| !found) {
+        if is_new {
+            return Err(fault(
+                format!("-server-at {name}: its address is not known, so this machine may be it: {error}"),
+                "correct the name, or start again when it can be looked up: units do so by themselves",
+            ));
+        }
+        warnings.push(format!(
+            "-server-at {name}: taken for another machine, as its address is not known: {error}"
+        ));
     }
     Ok(found)
 }

@@ -11,6 +11,7 @@ use super::Definition;
 use super::addresses::{Addresses, ip};
 use super::fragment::Fragment;
 use super::servers::{birth, is_named, replace_after, replace_mode};
+use crate::agent::members;
 use crate::hint::{WithHint as _, fault};
 use crate::model::names::Datacenter;
 use crate::model::sync::servers::Mode;
@@ -177,8 +178,12 @@ impl Settings {
         let mut warnings = std::mem::take(&mut fragment.warnings);
         let Addresses { bind, advertise, advertise_reason, http, dns } =
             Addresses::of(&fragment, dev, &mut warnings)?;
+        let is_new =
+            fragment.data_dir.as_ref().is_none_or(|data_dir| !data_dir.join(members::PEERS_FILE).exists());
         let named = (!fragment.server_at.is_empty())
-            .then(|| is_named(&fragment.server_at, fragment.server, advertise, hostname, &mut warnings))
+            .then(|| {
+                is_named(&fragment.server_at, fragment.server, advertise, hostname, is_new, &mut warnings)
+            })
             .transpose()?;
         let server = named.or(fragment.server).unwrap_or(dev);
         // The same flags for all machines: they are for those that are servers.

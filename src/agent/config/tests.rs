@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::{Dialect, Fragment, HttpAddress, Settings, parse_file};
+use super::{Dialect, Fragment, HttpAddress, Settings, parse_file, read_paths};
 
 fn valid() -> Fragment {
     Fragment {
@@ -157,6 +157,60 @@ fn an_address_that_says_too_much_or_nothing_is_refused() {
 }
 
 #[test]
+fn a_new_machine_does_not_guess_whether_a_name_that_is_unknown_is_its_own() {
+    let data_dir = tempfile::tempdir().unwrap();
+    let fragment = |servers: &[&str]| Fragment {
+        server_at: servers.iter().map(|name| (*name).to_owned()).collect(),
+        advertise_addr: Some("240.0.2.3".to_owned()),
+        bootstrap_expect: Some(3),
+        data_dir: Some(data_dir.path().to_owned()),
+        ..valid()
+    };
+    let error = format!("{:#}", Settings::check(fragment(&["no-such-host.invalid"]), "host-9").unwrap_err());
+    assert!(error.contains("-server-at no-such-host.invalid: its address is not known"), "{error}");
+    assert!(Settings::check(fragment(&["no-such-host.invalid", "240.0.2.3"]), "host-9").unwrap().server);
+    // It has met its cluster before: that it starts counts more.
+    std::fs::write(data_dir.path().join(crate::agent::members::PEERS_FILE), "{}").unwrap();
+    let settings = Settings::check(fragment(&["no-such-host.invalid"]), "host-9").unwrap();
+    let warning = settings.warnings.iter().any(|warning| warning.contains("no-such-host.invalid: taken for"));
+    assert!(!settings.server && warning, "{:?}", settings.warnings);
+}
+
+#[test]
+fn of_a_folder_all_files_are_read_when_their_language_is_said() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("consul.conf"), "datacenter = \"zz\"\n").unwrap();
+    std::fs::create_dir(folder.path().join("more")).unwrap();
+    let paths = [folder.path().to_owned()];
+    assert_eq!(read_paths(&paths, None).unwrap().datacenter, None);
+    assert_eq!(read_paths(&paths, Some(Dialect::Hcl)).unwrap().datacenter.as_deref(), Some("zz"));
+    assert!(read_paths(&paths, Some(Dialect::Json)).is_err());
+}
+
+#[test]
+fn an_empty_list_of_addresses_is_refused_by_its_own_name() {
+    let template = "{{ GetInterfaceIP \"nosuch0\" }}".to_owned();
+    for (fragment, reason) in [
+        (Fragment { addresses_dns: Some(String::new()), ..valid() }, "addresses.dns cannot be empty"),
+        (Fragment { addresses_http: Some(" ".to_owned()), ..valid() }, "addresses.http cannot be empty"),
+        (Fragment { client_addr: Some(String::new()), ..valid() }, "client_addr cannot be empty"),
+        (Fragment { addresses_dns: Some(template), ..valid() }, "addresses.dns: the template"),
+    ] {
+        let error = format!("{:#}", Settings::check(fragment, "host-9").unwrap_err());
+        assert!(error.contains(reason), "{error}");
+    }
+}
+
+#[test]
+fn what_is_nobodys_own_address_is_not_advertised() {
+    for address in ["224.0.0.1", "255.255.255.255", "ff02::1"] {
+        let fragment = Fragment { advertise_addr: Some(address.to_owned()), ..valid() };
+        let error = format!("{:#}", Settings::check(fragment, "host-9").unwrap_err());
+        assert!(error.contains(&format!("{address} is nobody's own address")), "{error}");
+    }
+}
+
+#[test]
 fn a_machine_is_a_server_if_it_is_named_as_one() {
     let named = |servers: &[&str], advertise: &str| Fragment {
         server_at: servers.iter().map(|name| (*name).to_owned()).collect(),
@@ -172,13 +226,8 @@ fn a_machine_is_a_server_if_it_is_named_as_one() {
     assert_eq!(check(named(&["240.0.2.1", "240.0.2.2"], "240.0.2.3")), (false, None));
     assert_eq!(check(named(&["HOST-9"], "240.0.2.3")), (true, Some(3)));
     assert_eq!(check(named(&["127.0.0.1"], "240.0.2.3")), (true, Some(3)));
-    let unknown = named(&["no-such-host.invalid"], "240.0.2.3");
-    let settings = Settings::check(unknown, "host-9").unwrap();
-    assert!(
-        !settings.server && settings.warnings[0].contains("no-such-host.invalid"),
-        "{:?}",
-        settings.warnings
-    );
+    // A name of this machine that only its own /etc/hosts knows: localhost is in everyone's.
+    assert_eq!(check(named(&["localhost"], "240.0.2.3")), (true, Some(3)));
     let both = Fragment { server: Some(true), ..named(&["240.0.2.1"], "240.0.2.2") };
     let error = format!("{:#}", Settings::check(both, "host-9").unwrap_err());
     assert!(error.contains("-server and -server-at both say"), "{error}");

@@ -126,8 +126,10 @@ impl LocalState {
             timers: Notify::new(),
             quiet: CancellationToken::new(),
         };
+        // Services first, so that a start accepts what a reload accepts: the configuration may have checks of clients' services.
+        shared.load_services(&loaded);
         shared.configure(&settings.services, &settings.checks, false)?;
-        shared.load(loaded);
+        shared.load_checks(loaded);
         shared.publish();
         Ok(Arc::new(Self { shared: Arc::new(shared) }))
     }
@@ -284,19 +286,20 @@ impl Shared {
         Ok(())
     }
 
-    /// Takes what was on disk. The configuration wins over a client's service of the same id.
-    fn load(&self, loaded: Loaded) {
+    /// Takes clients' services that were on disk. The configuration, which comes afterwards, wins over one of the same id.
+    fn load_services(&self, loaded: &Loaded) {
+        let mut state = self.state.lock();
+        for service in loaded.services.iter().filter_map(|record| record.service.as_ref()) {
+            state.put_service(service.clone(), Source::Client);
+        }
+    }
+
+    /// Takes clients' checks that were on disk, also those of the configuration's services.
+    fn load_checks(&self, loaded: Loaded) {
         let now = self.now();
         let mut state = self.state.lock();
-        for record in loaded.services {
-            if let Some(service) = record.service
-                && state.service_source(&service.id).is_none()
-            {
-                state.put_service(service, Source::Client);
-            }
-            for check in record.checks {
-                load_check(&mut state, check, now);
-            }
+        for check in loaded.services.into_iter().flat_map(|record| record.checks) {
+            load_check(&mut state, check, now);
         }
         for record in loaded.checks {
             load_check(&mut state, record.check, now);

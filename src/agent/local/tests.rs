@@ -459,6 +459,20 @@ fn a_data_directory_that_is_a_file_is_refused_with_advice() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_a_reload_accepts_a_start_accepts() {
+    let folder = tempfile::tempdir().unwrap();
+    let checks = vec![ConfiguredCheck { file: "up.json".to_owned(), check: ttl("up", "web", 100) }];
+    let agent = Agent::start(settings(Some(folder.path())));
+    agent.local.register_service(service("web", vec![ttl("own", "web", 100)])).await.unwrap();
+    agent.local.reload(vec![], checks.clone()).await.unwrap();
+    agent.stop().await;
+
+    let local = LocalState::open(Settings { checks, ..settings(Some(folder.path())) }).unwrap();
+    assert_eq!(local.checks().keys().collect::<Vec<_>>(), ["own", "up"]);
+    assert_eq!(local.checks()["up"].service_name, "web");
+}
+
+#[tokio::test(start_paused = true)]
 async fn services_of_the_configuration_are_not_on_disk_and_follow_a_reload() {
     let folder = tempfile::tempdir().unwrap();
     let configured = Settings {

@@ -70,8 +70,14 @@ async fn join_all(gossip: &Gossip, wishes: &Wishes) {
     let all: Vec<String> = wishes.retry_join.iter().cloned().chain(remembered).collect();
     let report = gossip.join(&all).await;
     if is_alone(gossip) {
-        let reasons: Vec<String> =
+        let mut reasons: Vec<String> =
             report.failures.iter().map(|(address, reason)| format!("{address}: {reason}")).collect();
+        if reasons.is_empty() {
+            reasons.push(format!(
+                "nobody answered but this agent itself, or others that have its name {} (each needs one of its own: -node)",
+                gossip.name
+            ));
+        }
         warn!("nobody to join yet, trying again: {}", reasons.join("; "));
     } else {
         info!(joined = report.joined, "joined the cluster");
