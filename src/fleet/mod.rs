@@ -4,6 +4,7 @@
 
 mod host_key;
 mod login;
+mod modes;
 mod parallel;
 mod passphrase;
 mod remote;
@@ -15,8 +16,9 @@ pub mod up;
 use anyhow::Context as _;
 
 pub use login::Keys;
+pub use modes::restore_at_signals;
 pub use parallel::on_all;
-pub use remote::{Answer, Stream};
+pub use remote::{Answer, Lost, Stream};
 pub use session::{Connection, Settings};
 
 use crate::hint::{WithHint as _, fault};
