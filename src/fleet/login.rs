@@ -157,8 +157,7 @@ impl Login<'_> {
         }
         let passphrase = if encrypted { Some(passphrase_of(file, self.keys)?) } else { None };
         let name = file.display().to_string();
-        let Err(error) =
-            self.session.userauth_pubkey_memory(self.user, None, &text, passphrase.as_deref())
+        let Err(error) = self.session.userauth_pubkey_memory(self.user, None, &text, passphrase.as_deref())
         else {
             return Ok(true);
         };
@@ -242,7 +241,10 @@ impl Login<'_> {
         let tried = self.tried.join(", ");
         if self.left > 0 {
             return fault(
-                format!("{user} is not let in with any of these keys: {tried}; {} more were not tried", self.left),
+                format!(
+                    "{user} is not let in with any of these keys: {tried}; {} more were not tried",
+                    self.left
+                ),
                 "sshd takes few tries: --identity names the one key to use, `ssh-add -d` takes others out of the agent",
             );
         }

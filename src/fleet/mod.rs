@@ -43,11 +43,11 @@ impl Machine {
     /// Says why it cannot be reached, is not trusted, or does not let us in.
     pub fn reach(target: &Target, settings: &Settings) -> anyhow::Result<Self> {
         let connection = Connection::open(target, settings)?;
-        let answer = connection
-            .look(&["sh", "-c", survey::SCRIPT])?
+        let answer = connection.look(&["sh", "-c", survey::SCRIPT])?;
+        answer
             .expect_success("the survey")
             .hint("what fleet keeps is to be read by all: `chmod -R a+rX /var/lib/corediscover-fleet` as root there")?;
-        let survey = survey::parse(&answer)
+        let survey = survey::parse(&answer.stdout)
             .context("this is no machine with a POSIX shell and systemd")
             .hint("log in by hand and look: a login script that prints something disturbs too")?;
         Ok(Self { target: target.clone(), connection, survey })

@@ -244,9 +244,7 @@ pub(super) fn ready<T>(result: std::io::Result<T>) -> anyhow::Result<Option<T>> 
     match result {
         Ok(value) => Ok(Some(value)),
         Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(None),
-        Err(error) => Err(error)
-            .context(Lost)
-            .hint(LOST_ADVICE),
+        Err(error) => Err(error).context(Lost).hint(LOST_ADVICE),
     }
 }
 

@@ -108,9 +108,13 @@ fn a_machine_whose_power_is_cut_while_it_works_is_a_lost_connection() {
         (machine.sshd_log().matches("Starting session: command").count() > 1).then_some(())
     });
     machine.power_off();
-    assert_eq!(process.exit_code(PATIENCE), Some(1));
+    assert_eq!(process.exit_code(PATIENCE), Some(255));
     let told = std::fs::read_to_string(output).unwrap();
-    assert!(told.contains("error: the connection was lost\n"), "{told}");
+    let lost = format!("error: {name}: the connection ended before the machine said how the command ended\n");
+    assert!(told.contains(&lost), "{told}");
+    // One that is off has no exit code of the command either.
+    let (code, _, stderr) = user.fleet(&words);
+    assert!(code == 255 && stderr.contains(&format!("error: {name}: cannot connect to ")), "{stderr}");
 }
 
 #[test]

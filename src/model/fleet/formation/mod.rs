@@ -185,14 +185,11 @@ fn know_each_other(facts: &[Facts], addresses: &[IpAddr]) -> Result<(), Refusal>
             continue;
         }
         let is_other = |other: &usize| *other != number;
-        let mut others = (0..facts.len()).filter(is_other).flat_map(|other| {
-            facts[other].advertised().into_iter().chain(std::iter::once(addresses[other]))
-        });
+        let mut others = (0..facts.len())
+            .filter(is_other)
+            .flat_map(|other| facts[other].advertised().into_iter().chain(std::iter::once(addresses[other])));
         if !others.any(|address| machine.remembers.contains(&address)) {
-            return Err(Refusal::Strangers {
-                name: machine.name.clone(),
-                others: machine.remembers.clone(),
-            });
+            return Err(Refusal::Strangers { name: machine.name.clone(), others: machine.remembers.clone() });
         }
     }
     Ok(())

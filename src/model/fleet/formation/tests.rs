@@ -18,12 +18,7 @@ fn blank(number: u8) -> Facts {
 fn member(number: u8, server: bool, cluster: u128) -> Facts {
     let unit = format!("# {HEAD}\n{}", if server { "-server -bootstrap-expect 3" } else { "-join" });
     let unit = format!("{unit} -advertise 10.0.0.{number} -datacenter dc1 -dns-port 53");
-    Facts {
-        unit: Some(unit),
-        cluster: Some(ClusterId::from_random(cluster)),
-        runs: true,
-        ..blank(number)
-    }
+    Facts { unit: Some(unit), cluster: Some(ClusterId::from_random(cluster)), runs: true, ..blank(number) }
 }
 
 fn told(plan: &Plan) -> String {
@@ -155,12 +150,19 @@ fn a_new_machine_gets_the_settings_of_the_cluster_unless_others_are_asked_for() 
     let blanks: Vec<Facts> = (1..=3).map(blank).collect();
     assert_eq!(settled(&blanks, &Asked::default()), "dc1 consul 8600");
     assert_eq!(settled(&blanks, &asked("3", "east", "corp.example", "53")), "east corp.example 53");
-    let unit = member(1, true, 7).unit.unwrap().replace("-datacenter dc1", "-datacenter east -domain corp.example");
+    let unit =
+        member(1, true, 7).unit.unwrap().replace("-datacenter dc1", "-datacenter east -domain corp.example");
     let there = Facts { unit: Some(unit), ..member(1, true, 7) };
     assert_eq!(settled(&[blank(2), there.clone()], &Asked::default()), "east corp.example 53");
-    assert_eq!(settled(&[blank(2), there.clone()], &asked("", "east", "corp.example", "53")), "east corp.example 53");
+    assert_eq!(
+        settled(&[blank(2), there.clone()], &asked("", "east", "corp.example", "53")),
+        "east corp.example 53"
+    );
     let note = "--dns-port 8600 is for the machines that are new; members keep theirs (host-1: 53)";
-    assert_eq!(settled(&[blank(2), there], &asked("", "", "", "8600")), format!("east corp.example 8600{note}"));
+    assert_eq!(
+        settled(&[blank(2), there], &asked("", "", "", "8600")),
+        format!("east corp.example 8600{note}")
+    );
 }
 
 #[test]
@@ -176,7 +178,11 @@ fn a_setting_that_a_member_does_not_have_is_refused_with_the_way_to_change_it() 
     let more = [&members[..], &[blank(4), blank(5)]].concat();
     for (asked, want, way) in [
         (asked("5", "", "", ""), said("--servers", "3", "5"), "`corediscover operator servers set 5` "),
-        (asked("", "east", "", ""), said("--datacenter", "dc1", "east"), "another datacenter is another cluster"),
+        (
+            asked("", "east", "", ""),
+            said("--datacenter", "dc1", "east"),
+            "another datacenter is another cluster",
+        ),
         (asked("", "", "corp.example", ""), said("--domain", "consul", "corp.example"), "`systemctl restart"),
     ] {
         let got = settled(&more, &asked);
@@ -187,7 +193,10 @@ fn a_setting_that_a_member_does_not_have_is_refused_with_the_way_to_change_it() 
     assert!(got.starts_with(&said("--dns-port", "53", "8600")), "{got}");
     // What was changed by hand to something else is nobody's business here.
     let unit = member(1, true, 7).unit.unwrap().replace("-datacenter dc1", "-datacenter $WHERE");
-    assert_eq!(settled(&[Facts { unit: Some(unit), ..member(1, true, 7) }], &asked("", "x", "", "")), "x consul 53");
+    assert_eq!(
+        settled(&[Facts { unit: Some(unit), ..member(1, true, 7) }], &asked("", "x", "", "")),
+        "x consul 53"
+    );
 }
 
 #[test]
