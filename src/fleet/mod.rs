@@ -44,9 +44,12 @@ impl Machine {
     pub fn reach(target: &Target, settings: &Settings) -> anyhow::Result<Self> {
         let connection = Connection::open(target, settings)?;
         let answer = connection.look(&["sh", "-c", survey::SCRIPT])?;
-        answer
-            .expect_success("the survey")
-            .hint("what fleet keeps is to be read by all: `chmod -R a+rX /var/lib/corediscover-fleet` as root there")?;
+        let advice = if answer.code == survey::CLOSED {
+            "what fleet keeps is to be read by all: `chmod -R a+rX /var/lib/corediscover-fleet` as root there"
+        } else {
+            "does the shell of this user run commands? Log in by hand and look"
+        };
+        answer.expect_success("the look at the machine").hint(advice)?;
         let survey = survey::parse(&answer.stdout)
             .context("this is no machine with a POSIX shell and systemd")
             .hint("log in by hand and look: a login script that prints something disturbs too")?;
@@ -93,7 +96,11 @@ impl Machine {
                 "log in as root (--user root), or install sudo there",
             )),
             _ => Err(fault(
-                format!("{user} is not root, and sudo wants a password: {}", answer.errors().trim()),
+                format!(
+                    "{user} is not root, and sudo {}: {}",
+                    if answer.errors().contains("password") { "wants a password" } else { "refuses" },
+                    answer.errors().trim()
+                ),
                 format!(
                     "allow it on that machine: `echo '{user} ALL=(ALL) NOPASSWD:ALL' >/etc/sudoers.d/{user}` as root, \
                      or log in as root with --user root"

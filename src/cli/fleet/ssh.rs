@@ -2,7 +2,7 @@
 
 use super::machines::{Chosen, MachineArgs};
 use super::{Fleet, tell_failure};
-use crate::cli::{EXIT_FAILED, Output};
+use crate::cli::{EXIT_FAILED, Output, Usage};
 use crate::fleet::{Lost, Machine, Stream};
 use crate::hint::fault;
 use crate::model::fleet::schedule::homes;
@@ -39,10 +39,9 @@ pub(super) fn run(machines: &MachineArgs, args: Args, output: &mut Output) -> an
     } else {
         let chosen = machines.targets()?;
         let Some(name) = args.machine else {
-            return Err(fault(
-                "no machine is named",
-                "`corediscover fleet ssh MACHINE` or `… ssh --unit UNIT`",
-            ));
+            let error =
+                fault("no machine is named", "`corediscover fleet ssh MACHINE` or `… ssh --unit UNIT`");
+            return Err(error.context(Usage("fleet ssh does not know which machine")));
         };
         let named: Vec<_> = chosen
             .targets

@@ -3,13 +3,12 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use super::machines::{Chosen, MachineArgs};
+use super::machines::{Chosen, MachineArgs, time};
 use super::{Fleet, tell_failure};
 use crate::cli::{EXIT_FAILED, Output, Usage};
 use crate::fleet::up::{Done, JOURNAL_LINES, LOOK_INTERVAL};
 use crate::fleet::{Machine, on_all};
 use crate::hint::{WithHint as _, advise, fault};
-use crate::model::duration;
 use crate::model::fleet::formation::{Asked, Facts, HEAD, Plan, Role, architecture_of, outsiders, plan};
 use crate::model::fleet::machines::parse_list;
 use crate::model::names::Datacenter;
@@ -51,10 +50,7 @@ pub(super) struct Args {
 
 /// Runs the command.
 pub(super) fn run(machines: MachineArgs, args: Args, output: &mut Output) -> anyhow::Result<u8> {
-    let wait = duration::parse_positive(&args.wait).map_err(|error| {
-        fault(format!("--wait: {error}"), "write it as in 2m or 90s")
-            .context(Usage("--wait is not understood"))
-    })?;
+    let wait = time("--wait", &args.wait, "--wait is not understood")?;
     let binary = read_binary(args.binary.as_deref())?;
     let architecture = architecture_of(&binary)
         .ok_or_else(|| fault("the binary is none for Linux", "give the one of a release with --binary"))?;

@@ -28,7 +28,7 @@ printf 'architecture %s\n' "$(uname -m)"
 printf 'connection %s\n' "$SSH_CONNECTION"
 [ -d /run/systemd/system ] && echo 'systemd yes'
 [ -d /var/lib/corediscover-fleet ] || exit 0
-closed() { echo "this user may not read /var/lib/corediscover-fleet and what is in it" >&2; exit 1; }
+closed() { echo "this user may not read /var/lib/corediscover-fleet and what is in it" >&2; exit 13; }
 cd /var/lib/corediscover-fleet 2>/dev/null || closed
 [ -d units ] || exit 0
 cd /var/lib/corediscover-fleet/units 2>/dev/null && [ -r . ] || closed
@@ -47,6 +47,9 @@ for unit in *; do
   systemctl show --property=LoadState,ActiveState,SubState -- "$unit"
   echo end
 done"#;
+
+/// The exit code of [`SCRIPT`] where this user may not read the units.
+pub const CLOSED: i32 = 13;
 
 /// What a unit is to be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -229,13 +232,13 @@ fn parse_unit<'a>(head: &str, rest: &'a [u8]) -> Option<(UnitRecord, &'a [u8])> 
 
 #[cfg(test)]
 mod tests {
-    use super::{Desired, LOADED, SCRIPT, SYSTEM, TARGET, UNITS, hash, parse};
+    use super::{CLOSED, Desired, LOADED, SCRIPT, SYSTEM, TARGET, UNITS, hash, parse};
 
     #[test]
     fn the_script_looks_where_the_units_are() {
         assert!(SCRIPT.contains(&format!("cd {UNITS} ")));
         assert_eq!(LOADED.rsplit_once('/').unwrap().0, UNITS.rsplit_once('/').unwrap().0);
-        assert!(SCRIPT.contains("../loaded/$unit"));
+        assert!(SCRIPT.contains("../loaded/$unit") && SCRIPT.contains(&format!("exit {CLOSED};")));
         assert!(SCRIPT.contains(&format!("{SYSTEM}/{TARGET}.wants/$unit")));
     }
 

@@ -1,10 +1,11 @@
 //! Logging in: key files, the agent, passphrases at a terminal; never a password.
 
-use std::io::{Read as _, Write as _};
+use std::io::Write as _;
 use std::path::PathBuf;
-use std::process::{ChildStdin, Command, Stdio};
+use std::process::{Command, Stdio};
 
 use super::machine::{Machine, PATIENCE, User, key, said};
+use super::terminal::at_prompt;
 use crate::support::{Running, bare_command, eventually};
 
 /// An ssh-agent with these keys.
@@ -93,65 +94,15 @@ fn the_passphrase_of_an_encrypted_key_is_asked_for_at_the_terminal_once_for_all_
     assert!(code == 1 && stderr.contains("no terminal") && stderr.contains("ssh-add"), "{stderr}");
     let line = format!("{} fleet {}", crate::support::binary().display(), words.join(" "));
     let at_terminal = |secret: &str| {
-        at_prompt(&user, &line, |_, keyboard| keyboard.write_all(format!("{secret}\n").as_bytes()).unwrap())
+        at_prompt(&user, &line, "Passphrase of ", |_, keyboard| {
+            keyboard.write_all(format!("{secret}\n").as_bytes()).unwrap()
+        })
     };
     let (code, shown) = at_terminal("a long secret");
     assert_eq!((code, shown.matches("Passphrase of ").count()), (Some(0), 1), "{shown}");
     assert!(!shown.contains("a long secret") && shown.contains("127."), "{shown}");
     let (code, shown) = at_terminal("wrong");
     assert!(code == Some(1) && shown.contains("the passphrase does not open"), "{shown}");
-}
-
-/// Runs a line of a shell in a terminal of its own, and `act` when a passphrase is asked for, with what was shown until
-/// then and the keyboard. Gives the exit code, and all that was shown.
-fn at_prompt(user: &User, line: &str, act: impl FnOnce(&str, &mut ChildStdin)) -> (Option<i32>, String) {
-    let mut script = bare_command("script");
-    script.args(["--quiet", "--return", "--command", line, "/dev/null"]);
-    script.env("HOME", user.home.path()).env("SHELL", "/bin/sh");
-    let mut script = script.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
-    let (mut input, mut output) = (script.stdin.take().unwrap(), script.stdout.take().unwrap());
-    let mut shown = String::new();
-    let mut bytes = [0; 4096];
-    loop {
-        let count = output.read(&mut bytes).unwrap();
-        shown.push_str(&String::from_utf8_lossy(&bytes[..count]));
-        if count == 0 || shown.contains("Passphrase of ") {
-            break;
-        }
-    }
-    act(&shown, &mut input);
-    output.read_to_string(&mut shown).unwrap();
-    (script.wait().unwrap().code(), shown)
-}
-
-#[test]
-fn who_ends_the_program_at_the_question_for_a_passphrase_finds_the_terminal_as_it_was() {
-    let user = User::without_key();
-    key(&user.key(), "ed25519", "a long secret");
-    let machine = Machine::new("host-1").let_in(&user.key()).start();
-    let program = crate::support::binary().display().to_string();
-    let words = format!("{program} fleet --accept-new --machines {} list-machines", machine.spoken());
-    // The shell goes on after Ctrl-C, to show the modes.
-    let line = |run: &str| format!("trap : INT; {run}; echo code=$?; stty -a");
-    let is_as_before = |shown: &str| {
-        let modes = shown.rsplit("code=").next().unwrap();
-        modes.split_whitespace().any(|mode| mode == "echo") && modes.contains("susp = ^Z")
-    };
-    let (code, shown) = at_prompt(&user, &line(&words), |_, keyboard| keyboard.write_all(b"\x03").unwrap());
-    assert!(code == Some(0) && shown.contains("code=130") && is_as_before(&shown), "{shown}");
-    // Without a shell that minds.
-    let (code, shown) = at_prompt(&user, &words, |_, keyboard| keyboard.write_all(b"\x03").unwrap());
-    assert_eq!(code, Some(130), "{shown}");
-    let killed = format!("sh -c 'echo pid=$$; exec {words}'");
-    let (code, shown) = at_prompt(&user, &line(&killed), |shown, _| {
-        let pid = shown.split("pid=").nth(1).unwrap().split_whitespace().next().unwrap();
-        let pid = nix::unistd::Pid::from_raw(pid.parse().unwrap());
-        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).unwrap();
-    });
-    assert!(code == Some(0) && shown.contains("code=143") && is_as_before(&shown), "{shown}");
-    // An end of input is no passphrase.
-    let (code, shown) = at_prompt(&user, &words, |_, keyboard| keyboard.write_all(b"\x04").unwrap());
-    assert!(code == Some(1) && shown.contains("no passphrase was typed for "), "{shown}");
 }
 
 #[test]

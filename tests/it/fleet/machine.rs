@@ -224,9 +224,12 @@ impl Machine {
         }
     }
 
-    /// Cuts its power.
+    /// Cuts its power; on loopback, waits until nobody listens there any more: the next sshd wants that port.
     pub(super) fn power_off(&mut self) {
         self.process = None;
+        if self.launcher.is_empty() {
+            eventually(PATIENCE, "sshd is gone", || TcpStream::connect(self.address).is_err().then_some(()));
+        }
     }
 
     /// What sshd wrote.

@@ -6,6 +6,7 @@ mod login;
 mod machine;
 mod reach;
 mod rights;
+mod terminal;
 mod together;
 mod units;
 mod up;

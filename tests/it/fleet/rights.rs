@@ -74,7 +74,8 @@ fn a_machine_without_room_keeps_what_it_has_and_is_told_why() {
     let machine = Machine::new("host-1").let_in(&user.key());
     machine.put(
         "more",
-        "mount -t tmpfs -o size=1m none /opt\nmount -t tmpfs -o size=4k none /var/lib\n",
+        "mount -t tmpfs -o size=1m none /opt\nmount -t tmpfs -o size=4k none /var/lib\n\
+         head -c 4096 /dev/zero >/var/lib/full\n",
         0o644,
     );
     let machine = machine.start();
@@ -89,4 +90,22 @@ fn a_machine_without_room_keeps_what_it_has_and_is_told_why() {
     let name = machine.address.to_string();
     assert_eq!(user.fine(&[&machine], &["ssh", &name, "ls", "-A", "/opt/bin"]), "");
     assert_eq!(machine.read("system/corediscover-agent.service"), "");
+    let (code, stdout, stderr) = user.on(&[&machine], &["start", &unit(&user, "hello.service")]);
+    assert_eq!((code, stdout.as_str()), (1, ""), "{stderr}");
+    let said = "cannot write /var/lib/corediscover-fleet/units/hello.service\n";
+    assert!(stderr.contains(said) && stderr.contains("No space left on device"), "{stderr}");
+    assert_eq!(machine.read("system/hello.service"), "");
+}
+
+#[test]
+fn a_user_whose_shell_runs_nothing_is_told_so() {
+    let user = User::new();
+    let machine = Machine::new("host-1").with_user(&user.key());
+    let users = machine.read("passwd").replace(":/:/bin/sh\n", ":/:/usr/sbin/nologin\n");
+    machine.put("passwd", &users, 0o644);
+    let machine = machine.start();
+    let core = machine.spoken().replace("root@", "core@");
+    let (code, _, stderr) = user.fleet(&["--accept-new", "--machines", &core, "list-units"]);
+    assert!(code == 1 && stderr.contains("This account is currently not available."), "{stderr}");
+    assert!(stderr.contains("hint: does the shell of this user run commands?"), "{stderr}");
 }
