@@ -80,8 +80,8 @@ fn a_shell_on_a_machine_has_the_terminal_and_gives_it_back_however_it_ends() {
     let name = machine.address.to_string();
     let program = crate::support::binary().display().to_string();
     let words = format!("{program} fleet --user root --accept-new --machines {name} ssh {name}");
-    // In two parts, so that what is echoed is not what is printed. Ctrl-C is the machine's.
-    let typed = "\x03echo it-is-$(hostname); exit 7\r";
+    // What is echoed is not what is printed.
+    let typed = "echo it-is-$(hostname); exit 7\r";
     let (code, shown) = at_prompt(&user, &then_modes(&words), "# ", |_, keyboard| {
         keyboard.write_all(typed.as_bytes()).unwrap();
     });
