@@ -100,6 +100,18 @@ pub(crate) fn becomes_a_cluster(site: &Site<'_>, reboot: &dyn Fn(usize)) {
         "{table}{told}"
     );
     assert_eq!(told.matches(": nothing to change\n").count(), 3, "{told}");
+    // A client whose agent is down is started with what it has: systemd keeps the data of its dynamic user.
+    (site.look)(3, &["systemctl", "stop", "corediscover-agent", "corediscover-registrator"]);
+    let (again, told) = site.up(4);
+    assert_eq!(again, table, "{told}");
+    let line =
+        format!("{}: its agent was down and is started again; its units and data stay\n", site.addresses[3]);
+    assert!(told.contains(&line), "{told}");
+    for unit in ["corediscover-agent", "corediscover-registrator", "corediscover-resolved"] {
+        (site.until)(&format!("{unit} runs again"), &mut || {
+            (site.look)(3, &["systemctl", "is-active", unit]).trim() == "active"
+        });
+    }
     let name = format!("{}.node.consul", site.names[0]);
     (site.until)(&format!("the machine that joined finds {name}"), &mut || {
         (site.look)(3, &["getent", "ahostsv4", &name]).starts_with(&site.addresses[0])

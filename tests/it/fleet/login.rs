@@ -95,7 +95,7 @@ fn the_passphrase_of_an_encrypted_key_is_asked_for_at_the_terminal_once_for_all_
     let line = format!("{} fleet {}", crate::support::binary().display(), words.join(" "));
     let at_terminal = |secret: &str| {
         at_prompt(&user, &line, "Passphrase of ", |_, keyboard| {
-            keyboard.write_all(format!("{secret}\n").as_bytes()).unwrap()
+            keyboard.write_all(format!("{secret}\n").as_bytes()).unwrap();
         })
     };
     let (code, shown) = at_terminal("a long secret");
