@@ -161,6 +161,13 @@ pub(crate) fn runs_units(site: &Site<'_>, reboot: &dyn Fn(usize)) {
     assert_eq!(places.len(), 3, "{table}");
     assert!(site.all(&["journal", "says.service"]).contains("it says this"));
     assert!(site.all(&["status", "says.service"]).contains("Active: active (exited)"));
+    // Who reboots a machine through its own sshd learns that the command had no end of its own, and never that all is well.
+    let name = site.addresses[0].as_str();
+    let words = ["ssh", name, "sudo", "sh", "-c", "systemctl reboot; sleep 1000"];
+    let (code, _, told) = site.fleet(&[&["--machines", name], &words[..]].concat());
+    let is_lost = code == 255 && told.contains("the connection ended before the machine said");
+    // sshd may still have told that the command was ended by SIGTERM.
+    assert!(is_lost || code == 143, "{code}: {told}");
     reboot(0);
     (site.until)("units that were launched run after a reboot", &mut || {
         (site.look)(0, &["systemctl", "is-active", "every.service"]).trim() == "active"
