@@ -52,9 +52,9 @@ enum Command {
     Journal(read::JournalArgs),
     /// Run a command on a machine, or a shell.
     ///
-    /// The exit code is that of the command, 128 and the signal's number where a signal ended it, and 255 where it is not
-    /// known: the machine is not reached, or the connection ends before the command, as by `reboot`, which may also end
-    /// first, with 0.
+    /// The exit code is the command's; 128 and the signal's number where a signal ended it; 255 where nobody can say:
+    /// the machine was not reached, or the connection ended first. `reboot` ends with its connection (255 and a line that
+    /// says so), or just before it (0).
     Ssh(ssh::Args),
 }
 
