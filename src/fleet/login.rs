@@ -17,10 +17,15 @@ use crate::model::fleet::shell::quote;
 
 /// sshd ends the connection at the sixth key that it does not want (`MaxAuthTries`).
 const TRIES_MAX: usize = 5;
-/// The server does not want this key (libssh2's `LIBSSH2_ERROR_AUTHENTICATION_FAILED`).
+/// What libssh2 says when the server does not want this key (`LIBSSH2_ERROR_AUTHENTICATION_FAILED`).
 const NOT_WANTED: i32 = -18;
-/// The server wanted the key and not the signature (`LIBSSH2_ERROR_PUBLICKEY_UNVERIFIED`).
+/// What it says when the server wanted the key and not the signature, but also when no answer came
+/// (`LIBSSH2_ERROR_PUBLICKEY_UNVERIFIED`).
 const UNVERIFIED: i32 = -19;
+/// What it says of a connection that is gone (`LIBSSH2_ERROR_SOCKET_SEND`, `_SOCKET_DISCONNECT`, `_SOCKET_RECV`).
+const GONE: [i32; 3] = [-7, -13, -43];
+/// What it says when no answer came in time (`LIBSSH2_ERROR_TIMEOUT`).
+const NO_ANSWER: i32 = -9;
 
 /// The keys of the user, the same for all machines.
 pub struct Keys {
@@ -64,81 +69,193 @@ pub(super) fn log_in(session: &Session, target: &Target, user: &str, keys: &Keys
             "allow keys on that machine: `PubkeyAuthentication yes` in /etc/ssh/sshd_config",
         ));
     }
-    let mut tried = Vec::new();
     let own: Vec<PathBuf> = target.identities.iter().map(PathBuf::from).collect();
     let (files, named) = if own.is_empty() { (&keys.files, keys.named) } else { (&own, true) };
-    if keys.agent && with_agent(session, user, if named { Some(files) } else { None }, &mut tried)? {
+    let mut login = Login { session, user, keys, tried: Vec::new(), left: 0, ended: false };
+    if keys.agent && login.with_agent(if named { Some(files) } else { None })? {
         return Ok(());
     }
     let mut unusable = None;
     for file in files {
-        if tried.len() >= TRIES_MAX {
-            break;
-        }
-        match with_file(session, user, file, named, keys, &mut tried) {
+        match login.with_file(file, named) {
             Ok(true) => return Ok(()),
             Ok(false) => {}
-            Err(error) if named => return Err(error),
+            Err(error) if named || login.ended => return Err(error),
             // Nobody named this one: another may do.
             Err(error) => unusable = unusable.or(Some(error)),
         }
     }
-    if let Some(error) = unusable {
-        return Err(error);
+    match unusable {
+        Some(error) => Err(error),
+        None => Err(login.refused(target)),
     }
-    let (user, host) = (quote(user), quote(&target.host));
-    if tried.is_empty() {
-        return Err(fault(
-            "there is no key to log in with: no agent has one, and ~/.ssh has no id_ed25519, id_ecdsa or id_rsa",
-            format!(
-                "make one with `ssh-keygen -t ed25519`, then `ssh-copy-id -p {} {user}@{host}`",
-                target.port
-            ),
-        ));
-    }
-    Err(fault(
-        format!("{user} is not let in with any of these keys: {}", tried.join(", ")),
-        format!(
-            "is the user right (--user)? `ssh-copy-id -p {} {user}@{host}` adds your key there",
-            target.port
-        ),
-    ))
 }
 
-/// Tries the agent's keys; with `only`, those that belong to one of these files.
-fn with_agent(
-    session: &Session,
-    user: &str,
-    only: Option<&Vec<PathBuf>>,
-    tried: &mut Vec<String>,
-) -> anyhow::Result<bool> {
-    let mut agent = session.agent().context("the SSH library has no agent")?;
-    // An agent that has ended leaves its address behind: then there are still files.
-    if agent.connect().is_err() || agent.list_identities().is_err() {
-        return Ok(false);
-    }
-    let wanted: Option<Vec<Vec<u8>>> =
-        only.map(|files| files.iter().filter_map(|file| public_half(file)).collect());
-    for identity in agent.identities().context("the agent does not list its keys")? {
-        if wanted.as_ref().is_some_and(|wanted| !wanted.iter().any(|blob| blob == identity.blob())) {
-            continue;
+/// One login, with what was tried so far.
+struct Login<'a> {
+    session: &'a Session,
+    user: &'a str,
+    keys: &'a Keys,
+    /// The keys that did not let us in.
+    tried: Vec<String>,
+    /// How many more there are, which were not tried.
+    left: usize,
+    /// The machine listens no more.
+    ended: bool,
+}
+
+impl Login<'_> {
+    /// Tries the agent's keys; with `only`, those that belong to one of these files.
+    fn with_agent(&mut self, only: Option<&Vec<PathBuf>>) -> anyhow::Result<bool> {
+        let mut agent = self.session.agent().context("the SSH library has no agent")?;
+        // An agent that has ended leaves its address behind: then there are still files.
+        if agent.connect().is_err() || agent.list_identities().is_err() {
+            return Ok(false);
         }
-        if tried.len() >= TRIES_MAX {
-            break;
-        }
-        match agent.userauth(user, &identity) {
-            Ok(()) => return Ok(true),
-            Err(error) if matches!(error.code(), ErrorCode::Session(NOT_WANTED | UNVERIFIED)) => {}
-            Err(error) => {
-                let count = tried.len() + 1;
-                return Err(error)
-                    .with_context(|| format!("the machine ended the login at key {count} of the agent"))
-                    .hint("it takes fewer keys than the agent has: --identity names the one to use");
+        let wanted: Option<Vec<Vec<u8>>> =
+            only.map(|files| files.iter().filter_map(|file| public_half(file)).collect());
+        for identity in agent.identities().context("the agent does not list its keys")? {
+            if wanted.as_ref().is_some_and(|wanted| !wanted.iter().any(|blob| blob == identity.blob())) {
+                continue;
+            }
+            if self.is_enough() {
+                continue;
+            }
+            let name = format!("{} (agent)", identity.comment());
+            match agent.userauth(self.user, &identity) {
+                Ok(()) => return Ok(true),
+                Err(error) if self.was_refused(&error, name)? => {}
+                Err(error) => {
+                    return Err(error)
+                        .with_context(|| format!("the agent does not log in with {}", identity.comment()))
+                        .hint("`ssh-add -l` lists its keys; --identity names the one to use");
+                }
             }
         }
-        tried.push(format!("{} (agent)", identity.comment()));
+        Ok(false)
     }
-    Ok(false)
+
+    /// Tries the key in a file. One that nobody named may be missing.
+    fn with_file(&mut self, file: &Path, named: bool) -> anyhow::Result<bool> {
+        let text = match std::fs::read_to_string(file) {
+            Ok(text) => text,
+            Err(error) if !named && error.kind() == std::io::ErrorKind::NotFound => return Ok(false),
+            Err(error) => {
+                return Err(error)
+                    .with_context(|| format!("cannot read the key {}", file.display()))
+                    .hint("--identity names the file of a private key");
+            }
+        };
+        let Some(encrypted) = is_encrypted(&text) else {
+            return Err(fault(
+                format!("{} is no private key", file.display()),
+                "--identity names the private half, the file without .pub",
+            ));
+        };
+        if self.is_enough() {
+            return Ok(false);
+        }
+        let passphrase = if encrypted { Some(passphrase_of(file, self.keys)?) } else { None };
+        let name = file.display().to_string();
+        let Err(error) = self.session.userauth_pubkey_memory(self.user, None, &text, passphrase.as_deref())
+        else {
+            return Ok(true);
+        };
+        if self.was_refused(&error, name)? {
+            return Ok(false);
+        }
+        let error = anyhow::Error::from(error);
+        Err(if encrypted {
+            advise(
+                error.context(format!("the passphrase does not open {}", file.display())),
+                "try again, or give the key to an agent with ssh-add",
+            )
+        } else {
+            advise(
+                error.context(format!("cannot log in with {}", file.display())),
+                "--identity names another key",
+            )
+        })
+    }
+
+    /// Whether no more keys may be tried; counts one that is left then.
+    fn is_enough(&mut self) -> bool {
+        let is_enough = self.tried.len() >= TRIES_MAX;
+        self.left += usize::from(is_enough);
+        is_enough
+    }
+
+    /// Whether the machine refused the key `name`, which is remembered then; if not, it never saw it.
+    ///
+    /// # Errors
+    /// When the machine listens no more: then nothing is known about the key.
+    fn was_refused(&mut self, error: &ssh2::Error, name: String) -> anyhow::Result<bool> {
+        let ErrorCode::Session(code) = error.code() else { return Ok(false) };
+        let end = match code {
+            NOT_WANTED => None,
+            UNVERIFIED => match self.session.auth_methods(self.user) {
+                // It still answers, so it is the signature.
+                Ok(_) => {
+                    self.tried.push(format!("{name}: taken, but not its signature"));
+                    return Ok(true);
+                }
+                Err(error) => Some(error.code()),
+            },
+            code if code == NO_ANSWER || GONE.contains(&code) => Some(error.code()),
+            _ => return Ok(false),
+        };
+        self.tried.push(name);
+        end.map_or(Ok(true), |code| Err(self.end(code == ErrorCode::Session(NO_ANSWER))))
+    }
+
+    /// The machine ended the login, or says nothing any more, at the last key that was tried.
+    fn end(&mut self, is_silent: bool) -> anyhow::Error {
+        self.ended = true;
+        let (count, tried) = (self.tried.len(), self.tried.join(", "));
+        let keys = if count == 1 { "key" } else { "keys" };
+        if is_silent {
+            return fault(
+                format!("the machine says nothing any more after {count} {keys}: {tried}"),
+                "--timeout waits longer",
+            );
+        }
+        fault(
+            format!("the machine cut the connection after {count} {keys}: {tried}"),
+            "sshd does that when it is offered too many keys (`MaxAuthTries` there) or waits too long for one \
+             (`LoginGraceTime`): --identity names the one key to use, `ssh-add -d` takes others out of the agent",
+        )
+    }
+
+    /// No key let us in.
+    fn refused(&self, target: &Target) -> anyhow::Error {
+        let (user, host) = (quote(self.user), quote(&target.host));
+        if self.tried.is_empty() {
+            return fault(
+                "there is no key to log in with: no agent has one, and ~/.ssh has no id_ed25519, id_ecdsa or id_rsa",
+                format!(
+                    "make one with `ssh-keygen -t ed25519`, then `ssh-copy-id -p {} {user}@{host}`",
+                    target.port
+                ),
+            );
+        }
+        let tried = self.tried.join(", ");
+        if self.left > 0 {
+            return fault(
+                format!(
+                    "{user} is not let in with any of these keys: {tried}; {} more were not tried",
+                    self.left
+                ),
+                "sshd takes few tries: --identity names the one key to use, `ssh-add -d` takes others out of the agent",
+            );
+        }
+        fault(
+            format!("{user} is not let in with any of these keys: {tried}"),
+            format!(
+                "is the user right (--user)? `ssh-copy-id -p {} {user}@{host}` adds your key there",
+                target.port
+            ),
+        )
+    }
 }
 
 /// The key in `FILE.pub`.
@@ -147,46 +264,6 @@ fn public_half(file: &Path) -> Option<Vec<u8>> {
     name.push(".pub");
     let text = std::fs::read_to_string(PathBuf::from(name)).ok()?;
     STANDARD.decode(text.split_whitespace().nth(1)?).ok()
-}
-
-fn with_file(
-    session: &Session,
-    user: &str,
-    file: &Path,
-    named: bool,
-    keys: &Keys,
-    tried: &mut Vec<String>,
-) -> anyhow::Result<bool> {
-    let text = match std::fs::read_to_string(file) {
-        Ok(text) => text,
-        Err(error) if !named && error.kind() == std::io::ErrorKind::NotFound => return Ok(false),
-        Err(error) => {
-            return Err(error)
-                .with_context(|| format!("cannot read the key {}", file.display()))
-                .hint("--identity names the file of a private key");
-        }
-    };
-    let Some(encrypted) = is_encrypted(&text) else {
-        return Err(fault(
-            format!("{} is no private key", file.display()),
-            "--identity names the private half, the file without .pub",
-        ));
-    };
-    let passphrase = if encrypted { Some(passphrase_of(file, keys)?) } else { None };
-    match session.userauth_pubkey_memory(user, None, &text, passphrase.as_deref()) {
-        Ok(()) => Ok(true),
-        Err(error) if matches!(error.code(), ErrorCode::Session(NOT_WANTED | UNVERIFIED)) => {
-            tried.push(file.display().to_string());
-            Ok(false)
-        }
-        Err(error) if encrypted => Err(advise(
-            anyhow::Error::from(error).context(format!("the passphrase does not open {}", file.display())),
-            "try again, or give the key to an agent with ssh-add",
-        )),
-        Err(error) => Err(error).with_context(|| format!("cannot log in with {}", file.display())).hint(
-            "--identity names another key; the machine may also have ended the login after too many keys",
-        ),
-    }
 }
 
 /// The passphrase, which the first thread that needs it asks for; the others wait.

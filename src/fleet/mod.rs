@@ -4,6 +4,7 @@
 
 mod host_key;
 mod login;
+mod modes;
 mod parallel;
 mod passphrase;
 mod remote;
@@ -15,8 +16,9 @@ pub mod up;
 use anyhow::Context as _;
 
 pub use login::Keys;
+pub use modes::restore_at_signals;
 pub use parallel::on_all;
-pub use remote::{Answer, Stream};
+pub use remote::{Answer, Lost, Stream};
 pub use session::{Connection, Settings};
 
 use crate::hint::{WithHint as _, fault};
@@ -41,11 +43,14 @@ impl Machine {
     /// Says why it cannot be reached, is not trusted, or does not let us in.
     pub fn reach(target: &Target, settings: &Settings) -> anyhow::Result<Self> {
         let connection = Connection::open(target, settings)?;
-        let answer = connection
-            .look(&["sh", "-c", survey::SCRIPT])?
-            .expect_success("the survey")
-            .hint("what fleet keeps is to be read by all: `chmod -R a+rX /var/lib/corediscover-fleet` as root there")?;
-        let survey = survey::parse(&answer)
+        let answer = connection.look(&["sh", "-c", survey::SCRIPT])?;
+        let advice = if answer.code == survey::CLOSED {
+            "what fleet keeps is to be read by all: `chmod -R a+rX /var/lib/corediscover-fleet` as root there"
+        } else {
+            "does the shell of this user run commands? Log in by hand and look"
+        };
+        answer.expect_success("the look at the machine").hint(advice)?;
+        let survey = survey::parse(&answer.stdout)
             .context("this is no machine with a POSIX shell and systemd")
             .hint("log in by hand and look: a login script that prints something disturbs too")?;
         Ok(Self { target: target.clone(), connection, survey })
@@ -91,7 +96,11 @@ impl Machine {
                 "log in as root (--user root), or install sudo there",
             )),
             _ => Err(fault(
-                format!("{user} is not root, and sudo wants a password: {}", answer.errors().trim()),
+                format!(
+                    "{user} is not root, and sudo {}: {}",
+                    if answer.errors().contains("password") { "wants a password" } else { "refuses" },
+                    answer.errors().trim()
+                ),
                 format!(
                     "allow it on that machine: `echo '{user} ALL=(ALL) NOPASSWD:ALL' >/etc/sudoers.d/{user}` as root, \
                      or log in as root with --user root"

@@ -2,9 +2,11 @@
 
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::TcpStream;
+use std::str::FromStr as _;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
+use nix::sys::signal::Signal;
 use ring::digest;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use ssh2::{BlockDirections, Channel, Session};
@@ -19,7 +21,7 @@ const ANSWER_BYTES_MAX: usize = 64 << 20;
 const CHUNK_BYTES: usize = 32 << 10;
 /// How long a wait for the socket lasts before it is looked at again.
 const POLL_WAIT: Timespec = Timespec { tv_sec: 1, tv_nsec: 0 };
-/// What a shell gives for a program that a signal ended.
+/// What a shell gives for a program that a signal ended, with the signal's number added.
 const ENDED_BY_SIGNAL: i32 = 128;
 
 /// Puts standard input into the file $1 with mode $2, if its SHA-512 is $3. Whoever looks sees the old file or the new
@@ -74,6 +76,15 @@ impl Answer {
         bail!("{what} failed with code {}: {}", self.code, said.trim());
     }
 }
+
+/// The connection ended before the program that ran there, as far as we know: it may have done all, a part or nothing.
+#[derive(Debug, Clone, Copy, thiserror::Error)]
+#[error("the connection ended before the machine said how the command ended")]
+pub struct Lost;
+
+/// What can be done about that.
+const LOST_ADVICE: &str = "after a reboot or a power-off this is as it should be; else look on the machine whether the \
+                           command is done, or give it again";
 
 /// Which of a program's two outputs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -199,15 +210,15 @@ impl Connection {
 pub(super) fn exit_code(channel: &mut Channel) -> anyhow::Result<i32> {
     let closed = channel.close().and_then(|()| channel.wait_close());
     let signal = channel.exit_signal().context("the machine does not say how the program ended")?;
-    if signal.exit_signal.is_some() {
-        return Ok(ENDED_BY_SIGNAL);
+    if let Some(name) = signal.exit_signal {
+        // One that this system does not know has no number here.
+        let number = Signal::from_str(&format!("SIG{name}")).map_or(0, |signal| signal as i32);
+        return Ok(ENDED_BY_SIGNAL + number);
     }
     let code = channel.exit_status().context("the machine does not say how the program ended")?;
     if code == 0 {
         // Without an answer it is 0 as well.
-        closed.context("the connection ended before the machine said how the program ended").hint(
-            "the machine may be rebooting; look there whether it is done, or give the same command again",
-        )?;
+        closed.context(Lost).hint(LOST_ADVICE)?;
     }
     Ok(code)
 }
@@ -233,9 +244,7 @@ pub(super) fn ready<T>(result: std::io::Result<T>) -> anyhow::Result<Option<T>> 
     match result {
         Ok(value) => Ok(Some(value)),
         Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(None),
-        Err(error) => Err(error)
-            .context("the connection was lost")
-            .hint("the machine may be rebooting; the same command can be given again"),
+        Err(error) => Err(error).context(Lost).hint(LOST_ADVICE),
     }
 }
 

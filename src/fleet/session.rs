@@ -55,7 +55,8 @@ impl Connection {
     pub fn open(target: &Target, settings: &Settings) -> anyhow::Result<Self> {
         let (socket, address) = connect(target, settings.timeout)?;
         let mut session = Session::new().context("the SSH library does not start")?;
-        session.set_timeout(u32::try_from(settings.timeout.as_millis()).unwrap_or(u32::MAX));
+        // 0 would be for ever.
+        session.set_timeout(u32::try_from(settings.timeout.as_millis()).unwrap_or(u32::MAX).max(1));
         session.set_tcp_stream(socket.try_clone().context("cannot share the connection")?);
         let known = host_key::KnownFile::read(&settings.known_hosts)?;
         if target.checks_host_key {

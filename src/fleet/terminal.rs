@@ -5,9 +5,10 @@ use std::os::fd::AsFd as _;
 
 use anyhow::Context as _;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::termios::{OptionalActions, Termios, Winsize, isatty, tcgetattr, tcgetwinsize, tcsetattr};
+use rustix::termios::{OptionalActions, Winsize, isatty, tcgetwinsize};
 
 use super::Connection;
+use super::modes::Changed;
 use super::remote::{Unblocked, directions, exit_code, ready};
 use crate::hint::fault;
 
@@ -17,29 +18,6 @@ const TERMINAL_DEFAULT: &str = "xterm";
 const LOOK_WAIT: Timespec = Timespec { tv_sec: 0, tv_nsec: 250_000_000 };
 /// Bytes that are moved at once.
 const CHUNK_BYTES: usize = 16 << 10;
-
-/// The terminal hands on every key while this lives.
-struct Raw {
-    before: Termios,
-}
-
-impl Raw {
-    fn new() -> anyhow::Result<Self> {
-        let stdin = std::io::stdin();
-        let before = tcgetattr(&stdin).context("the terminal does not answer")?;
-        let mut raw = before.clone();
-        raw.make_raw();
-        tcsetattr(&stdin, OptionalActions::Now, &raw).context("the terminal does not hand on keys")?;
-        Ok(Self { before })
-    }
-}
-
-impl Drop for Raw {
-    fn drop(&mut self) {
-        // A terminal that is gone needs no care.
-        let _gone = tcsetattr(std::io::stdin(), OptionalActions::Now, &self.before).is_err();
-    }
-}
 
 impl Connection {
     /// Runs a login shell there until it ends; gives its exit code. `terminal` is the kind of terminal (`TERM`).
@@ -65,7 +43,8 @@ impl Connection {
             .request_pty(terminal.unwrap_or(TERMINAL_DEFAULT), None, Some((columns, rows, 0, 0)))
             .context("the machine gives no terminal")?;
         channel.shell().context("the machine starts no shell")?;
-        let raw = Raw::new()?;
+        // Every key is handed on, those that would end this program too.
+        let raw = Changed::new(&stdin, OptionalActions::Now, rustix::termios::Termios::make_raw)?;
         let unblocked = Unblocked::new(&self.session);
         let mut buffer = vec![0; CHUNK_BYTES];
         let mut typed: Vec<u8> = Vec::new();

@@ -30,6 +30,8 @@ pub struct Done {
     pub binary: bool,
     /// Units were written.
     pub units: usize,
+    /// Its agent was down, and is started again.
+    pub started: bool,
     /// Its agent is of a cluster, and still runs the binary of before.
     pub to_restart: bool,
 }
@@ -73,7 +75,8 @@ impl Machine {
         Ok(facts)
     }
 
-    /// Brings the binary and, where the machine is to become something, its units; enables and starts them.
+    /// Brings the binary and, where the machine is to become something, its units; enables and starts them. One that
+    /// stays what it is keeps units and data, and is started where it is down.
     ///
     /// # Errors
     /// Names the step.
@@ -82,7 +85,10 @@ impl Machine {
         let Some(units) = units else {
             done.to_restart = facts.runs && (done.binary || facts.stale);
             if !facts.runs {
-                self.systemctl(&["--no-block", "start"], &[AGENT])?;
+                let others = facts.enabled.iter().copied().filter(|unit| *unit != AGENT);
+                let names: Vec<&str> = std::iter::once(AGENT).chain(others).collect();
+                self.systemctl(&["--no-block", "start"], &names)?;
+                done.started = true;
             }
             return Ok(done);
         };
@@ -96,6 +102,7 @@ impl Machine {
         self.systemctl(&["enable", "--quiet"], &names)?;
         let verb = if done.units > 0 || done.binary || facts.stale { "restart" } else { "start" };
         self.systemctl(&["--no-block", verb], &names)?;
+        done.started = !facts.runs;
         Ok(done)
     }
 

@@ -8,7 +8,7 @@ use crate::model::api::{agent, catalog, decode_check, decode_service, json, synt
 use crate::model::catalog::{Catalog, Command};
 use crate::model::dns::Name;
 use crate::model::duration;
-use crate::model::fleet::formation::{Facts, architecture_of, plan};
+use crate::model::fleet::formation::{Asked, Facts, architecture_of, plan};
 use crate::model::fleet::known_hosts::{KnownHosts, kind_of, new_line};
 use crate::model::fleet::requirements::{Requirements, glob};
 use crate::model::fleet::{key_file, machines, survey};
@@ -121,7 +121,7 @@ pub(super) fn fleet(bytes: &[u8]) {
     }
     let mut facts = Facts::default();
     facts.read(text);
-    drop(plan(&[facts], None));
+    drop(plan(&[facts], &Asked::default()));
     black_box(KnownHosts::parse(text).look("host", 22, bytes));
     black_box(key_file::is_encrypted(text));
     drop(machines::parse_file(text));

@@ -100,6 +100,18 @@ pub(crate) fn becomes_a_cluster(site: &Site<'_>, reboot: &dyn Fn(usize)) {
         "{table}{told}"
     );
     assert_eq!(told.matches(": nothing to change\n").count(), 3, "{told}");
+    // A client whose agent is down is started with what it has: systemd keeps the data of its dynamic user.
+    (site.look)(3, &["systemctl", "stop", "corediscover-agent", "corediscover-registrator"]);
+    let (again, told) = site.up(4);
+    assert_eq!(again, table, "{told}");
+    let line =
+        format!("{}: its agent was down and is started again; its units and data stay\n", site.addresses[3]);
+    assert!(told.contains(&line), "{told}");
+    for unit in ["corediscover-agent", "corediscover-registrator", "corediscover-resolved"] {
+        (site.until)(&format!("{unit} runs again"), &mut || {
+            (site.look)(3, &["systemctl", "is-active", unit]).trim() == "active"
+        });
+    }
     let name = format!("{}.node.consul", site.names[0]);
     (site.until)(&format!("the machine that joined finds {name}"), &mut || {
         (site.look)(3, &["getent", "ahostsv4", &name]).starts_with(&site.addresses[0])
@@ -149,6 +161,13 @@ pub(crate) fn runs_units(site: &Site<'_>, reboot: &dyn Fn(usize)) {
     assert_eq!(places.len(), 3, "{table}");
     assert!(site.all(&["journal", "says.service"]).contains("it says this"));
     assert!(site.all(&["status", "says.service"]).contains("Active: active (exited)"));
+    // Who reboots a machine through its own sshd learns that the command had no end of its own, and never that all is well.
+    let name = site.addresses[0].as_str();
+    let words = ["ssh", name, "sudo", "sh", "-c", "systemctl reboot; sleep 1000"];
+    let (code, _, told) = site.fleet(&[&["--machines", name], &words[..]].concat());
+    let is_lost = code == 255 && told.contains("the connection ended before the machine said");
+    // sshd may still have told that the command was ended by SIGTERM.
+    assert!(is_lost || code == 143, "{code}: {told}");
     reboot(0);
     (site.until)("units that were launched run after a reboot", &mut || {
         (site.look)(0, &["systemctl", "is-active", "every.service"]).trim() == "active"

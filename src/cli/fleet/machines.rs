@@ -121,7 +121,7 @@ impl MachineArgs {
             keys: Keys::new(self.identity.clone(), usual, agent),
             known_hosts,
             accept_new: self.accept_new,
-            timeout: self.timeout()?,
+            timeout: time("--timeout", &self.timeout, "--timeout is not understood")?,
         })
     }
 
@@ -133,13 +133,16 @@ impl MachineArgs {
             None => Err(fault("USER is not set, so it is not clear who to log in as", "say it with --user")),
         }
     }
+}
 
-    fn timeout(&self) -> anyhow::Result<Duration> {
-        duration::parse_positive(&self.timeout).map_err(|error| {
-            fault(format!("--timeout: {error}"), "write it as in 10s or 1m30s")
-                .context(Usage("--timeout is not understood"))
-        })
-    }
+/// The time that `text` behind `flag` says.
+pub(super) fn time(flag: &str, text: &str, usage: &'static str) -> anyhow::Result<Duration> {
+    let why = match duration::parse_positive(text) {
+        Ok(time) if time.is_zero() => "it must be more than nothing".to_owned(),
+        Ok(time) => return Ok(time),
+        Err(error) => error.to_string(),
+    };
+    Err(fault(format!("{flag}: {why}"), "write it as in 10s or 1m30s").context(Usage(usage)))
 }
 
 /// What vagrant says about its machines. Each is asked for by its name: asked for all, it stops at the first that is off.

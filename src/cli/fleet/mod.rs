@@ -11,7 +11,7 @@ use clap::Subcommand;
 
 use self::machines::{Chosen, MachineArgs};
 use super::{EXIT_FAILED, EXIT_FINE, Output};
-use crate::fleet::{Machine, on_all};
+use crate::fleet::{Machine, on_all, restore_at_signals};
 use crate::hint;
 use crate::model::fleet::schedule::Known;
 
@@ -51,6 +51,10 @@ enum Command {
     /// Print what a unit wrote.
     Journal(read::JournalArgs),
     /// Run a command on a machine, or a shell.
+    ///
+    /// The exit code is the command's; 128 and the signal's number where a signal ended it; 255 where nobody can say:
+    /// the machine was not reached, or the connection ended first. `reboot` ends with its connection (255 and a line that
+    /// says so), or just before it (0).
     Ssh(ssh::Args),
 }
 
@@ -93,6 +97,8 @@ impl Fleet {
             tell_failure(name, error, output);
         }
         let settings = args.settings()?;
+        // After vagrant was asked, which is to get signals as ever.
+        restore_at_signals()?;
         let results = on_all(
             targets,
             |target| Machine::reach(target, &settings),

@@ -1,9 +1,9 @@
 //! `fleet ssh`: a command or a shell on one machine.
 
-use super::Fleet;
 use super::machines::{Chosen, MachineArgs};
-use crate::cli::{EXIT_FAILED, Output};
-use crate::fleet::{Machine, Stream};
+use super::{Fleet, tell_failure};
+use crate::cli::{EXIT_FAILED, Output, Usage};
+use crate::fleet::{Lost, Machine, Stream};
 use crate::hint::fault;
 use crate::model::fleet::schedule::homes;
 
@@ -21,6 +21,9 @@ pub(super) struct Args {
     command: Vec<String>,
 }
 
+/// The exit code where that of the command is not known, as of ssh(1).
+const EXIT_UNKNOWN: u8 = 255;
+
 /// Runs the command; the exit code is that of what ran there.
 pub(super) fn run(machines: &MachineArgs, args: Args, output: &mut Output) -> anyhow::Result<u8> {
     let mut words = args.command;
@@ -36,10 +39,9 @@ pub(super) fn run(machines: &MachineArgs, args: Args, output: &mut Output) -> an
     } else {
         let chosen = machines.targets()?;
         let Some(name) = args.machine else {
-            return Err(fault(
-                "no machine is named",
-                "`corediscover fleet ssh MACHINE` or `… ssh --unit UNIT`",
-            ));
+            let error =
+                fault("no machine is named", "`corediscover fleet ssh MACHINE` or `… ssh --unit UNIT`");
+            return Err(error.context(Usage("fleet ssh does not know which machine")));
         };
         let named: Vec<_> = chosen
             .targets
@@ -51,7 +53,7 @@ pub(super) fn run(machines: &MachineArgs, args: Args, output: &mut Output) -> an
         let chosen = if named.len() == 1 { Chosen { targets: named, failed: Vec::new() } } else { chosen };
         fleet = Fleet::reach_these(&chosen, machines, output)?;
         if chosen.targets.len() == 1 && fleet.machines.is_empty() {
-            return Ok(EXIT_FAILED);
+            return Ok(EXIT_UNKNOWN);
         }
         let fits = |machine: &&Machine| {
             machine.target.name == name
@@ -65,30 +67,40 @@ pub(super) fn run(machines: &MachineArgs, args: Args, output: &mut Output) -> an
     if words.first().is_some_and(|word| word == "--") {
         words.remove(0);
     }
-    let code = if words.is_empty() {
-        let terminal = std::env::var("TERM").ok();
-        machine.connection.shell(terminal.as_deref(), &mut |bytes| output.bytes(bytes))?
-    } else {
-        let words: Vec<&str> = words.iter().map(String::as_str).collect();
-        // A line of standard error that has not ended yet.
-        let mut begun: Vec<u8> = Vec::new();
-        let code = machine.connection.follow(&words, &mut |from, bytes| {
-            if from == Stream::Stdout {
-                return output.bytes(bytes);
-            }
-            begun.extend_from_slice(bytes);
-            if let Some(end) = begun.iter().rposition(|byte| *byte == b'\n') {
-                output.note(&String::from_utf8_lossy(&begun[..end]));
-                begun.drain(..=end);
-            }
-            Ok(())
-        })?;
-        if !begun.is_empty() {
-            output.note(&String::from_utf8_lossy(&begun));
+    match run_there(machine, &words, output) {
+        Ok(code) => Ok(u8::try_from(code).unwrap_or(EXIT_FAILED)),
+        Err(error) if error.is::<Lost>() => {
+            tell_failure(&machine.target.name, &error, output);
+            Ok(EXIT_UNKNOWN)
         }
-        code
-    };
-    Ok(u8::try_from(code).unwrap_or(EXIT_FAILED))
+        Err(error) => Err(error),
+    }
+}
+
+/// Runs the command, or a shell if there is none; gives its exit code.
+fn run_there(machine: &Machine, words: &[String], output: &mut Output) -> anyhow::Result<i32> {
+    if words.is_empty() {
+        let terminal = std::env::var("TERM").ok();
+        return machine.connection.shell(terminal.as_deref(), &mut |bytes| output.bytes(bytes));
+    }
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    // A line of standard error that has not ended yet.
+    let mut begun: Vec<u8> = Vec::new();
+    let code = machine.connection.follow(&words, &mut |from, bytes| {
+        if from == Stream::Stdout {
+            return output.bytes(bytes);
+        }
+        begun.extend_from_slice(bytes);
+        if let Some(end) = begun.iter().rposition(|byte| *byte == b'\n') {
+            output.note(&String::from_utf8_lossy(&begun[..end]));
+            begun.drain(..=end);
+        }
+        Ok(())
+    });
+    if !begun.is_empty() {
+        output.note(&String::from_utf8_lossy(&begun));
+    }
+    code
 }
 
 fn one<'a>(name: &str, machines: &[&'a Machine]) -> anyhow::Result<&'a Machine> {

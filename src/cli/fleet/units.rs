@@ -14,7 +14,7 @@ use crate::model::fleet::requirements::{Requirements, template_of};
 use crate::model::fleet::schedule::{Known, Wanted, homes, is_template, schedule, text_of};
 use crate::model::fleet::survey::{Desired, UnitRecord};
 use crate::model::fleet::tables::{self, View};
-use crate::model::provision::lint::unit_name_fault;
+use crate::model::provision::lint::{Finding, Language, Rule, lint, unit_name_fault};
 
 /// Largest unit file in bytes: what is larger is something else.
 const UNIT_BYTES_MAX: u64 = 1 << 20;
@@ -139,6 +139,13 @@ pub(super) fn destroy(machines: &MachineArgs, args: DestroyArgs, output: &mut Ou
 /// Reads a file, if it is one.
 fn read(unit: &str, must_be_file: bool) -> anyhow::Result<Asked> {
     let path = Path::new(unit);
+    if path.is_dir() {
+        let error = fault(
+            format!("{unit} is a folder"),
+            format!("name the unit files in it: {}/*.service", unit.trim_end_matches('/')),
+        );
+        return Err(error.context(Usage("this cannot be a unit")));
+    }
     let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
     if let Some(why) = unit_name_fault(&name) {
         let error = fault(
@@ -183,6 +190,13 @@ fn wanted(known: &[Known<'_>], asked: Vec<Asked>, replace: bool, output: &mut Ou
         } else if file.is_some() {
             there = None;
         }
+        if there.is_none()
+            && let Some(error) = file.as_deref().and_then(unreadable)
+        {
+            tell_failure(&name, &error, output);
+            fine = false;
+            continue;
+        }
         let Some(text) = there.or(file) else {
             tell_failure(&name, &fault("no machine knows this unit", "give the path of its file"), output);
             fine = false;
@@ -206,6 +220,13 @@ fn wanted(known: &[Known<'_>], asked: Vec<Asked>, replace: bool, output: &mut Ou
         }
     }
     (wanted, fine)
+}
+
+/// Why a text is none of a unit: a line that fleet refuses, and systemd leaves out.
+fn unreadable(text: &str) -> Option<anyhow::Error> {
+    let breaks = |finding: &Finding| matches!(finding.rule, Rule::NotAnOption | Rule::OptionBeforeSection);
+    let finding = lint(Language::Unit, text).into_iter().find(breaks)?;
+    Some(fault(format!("line {}: {}", finding.line, finding.reason), finding.fix))
 }
 
 /// Finds the machines for all units; what has no machine is told, and the answer is false then.

@@ -1,16 +1,15 @@
 //! `fleet up`: plain machines become a cluster whose servers are named: no etcd, no user-data.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use super::machines::{Chosen, MachineArgs};
+use super::machines::{Chosen, MachineArgs, time};
 use super::{Fleet, tell_failure};
 use crate::cli::{EXIT_FAILED, Output, Usage};
 use crate::fleet::up::{Done, JOURNAL_LINES, LOOK_INTERVAL};
 use crate::fleet::{Machine, on_all};
 use crate::hint::{WithHint as _, advise, fault};
-use crate::model::duration;
-use crate::model::fleet::formation::{Facts, HEAD, Plan, Role, architecture_of, outsiders, plan};
+use crate::model::fleet::formation::{Asked, Facts, HEAD, Plan, Role, architecture_of, outsiders, plan};
 use crate::model::fleet::machines::parse_list;
 use crate::model::names::Datacenter;
 use crate::model::provision::Spec;
@@ -29,21 +28,21 @@ pub(super) struct Args {
     /// The machines as [user@]host[:port]; the first are the servers. Or use --machines or --vagrant.
     #[arg(value_name = "HOST")]
     hosts: Vec<String>,
-    /// How many of them are servers [default: 3, or 1 of fewer than three machines].
+    /// How many servers begin the cluster [default: 3, or 1 of fewer than three machines].
     #[arg(long, value_name = "N")]
     servers: Option<Servers>,
     /// The binary to bring [default: this one].
     #[arg(long, value_name = "FILE")]
     binary: Option<PathBuf>,
-    /// Name of the datacenter.
-    #[arg(long, value_name = "NAME", default_value = "dc1")]
-    datacenter: Datacenter,
-    /// The domain that DNS serves.
-    #[arg(long, value_name = "DOMAIN", default_value = "consul")]
-    domain: Domain,
-    /// The agents' DNS port; 53 where systemd is older than 246.
-    #[arg(long, value_name = "PORT", default_value = "8600")]
-    dns_port: DnsPort,
+    /// Name of the datacenter [default: that of the cluster, dc1 for a new one].
+    #[arg(long, value_name = "NAME")]
+    datacenter: Option<Datacenter>,
+    /// The domain that DNS serves [default: that of the cluster, consul for a new one].
+    #[arg(long, value_name = "DOMAIN")]
+    domain: Option<Domain>,
+    /// The new machines' DNS port; 53 where systemd is older than 246 [default: that of the cluster, 8600 for a new one].
+    #[arg(long, value_name = "PORT")]
+    dns_port: Option<DnsPort>,
     /// How long the machines may take to become one cluster.
     #[arg(long, value_name = "DURATION", default_value = "2m")]
     wait: String,
@@ -51,11 +50,8 @@ pub(super) struct Args {
 
 /// Runs the command.
 pub(super) fn run(machines: MachineArgs, args: Args, output: &mut Output) -> anyhow::Result<u8> {
-    let wait = duration::parse_positive(&args.wait).map_err(|error| {
-        fault(format!("--wait: {error}"), "write it as in 2m or 90s")
-            .context(Usage("--wait is not understood"))
-    })?;
-    let binary = read_binary(&args)?;
+    let wait = time("--wait", &args.wait, "--wait is not understood")?;
+    let binary = read_binary(args.binary.as_deref())?;
     let architecture = architecture_of(&binary)
         .ok_or_else(|| fault("the binary is none for Linux", "give the one of a release with --binary"))?;
     let targets = match (args.hosts.is_empty(), machines.are_named()) {
@@ -83,13 +79,22 @@ pub(super) fn run(machines: MachineArgs, args: Args, output: &mut Output) -> any
         return Err(error);
     }
     let facts: Vec<Facts> = facts.into_iter().map(|(_, facts)| facts).collect();
-    let plan = plan(&facts, args.servers).map_err(|error| {
+    let asked = Asked {
+        servers: args.servers,
+        datacenter: args.datacenter,
+        domain: args.domain,
+        dns_port: args.dns_port,
+    };
+    let plan = plan(&facts, &asked).map_err(|error| {
         advise(error.into(), "nothing was changed; give the command again when it is put right")
     })?;
+    for note in &plan.settings.notes {
+        output.note(note);
+    }
     let units = facts
         .iter()
         .enumerate()
-        .map(|(number, facts)| units(&args, &plan, number, facts))
+        .map(|(number, facts)| units(&plan, number, facts))
         .collect::<anyhow::Result<Vec<_>>>()?;
     let done = fleet.on(
         &all,
@@ -132,9 +137,9 @@ pub(super) fn run(machines: MachineArgs, args: Args, output: &mut Output) -> any
     Ok(fleet.code())
 }
 
-fn read_binary(args: &Args) -> anyhow::Result<Vec<u8>> {
-    let path = args.binary.clone().unwrap_or_else(|| OWN_BINARY.into());
-    std::fs::read(&path)
+fn read_binary(named: Option<&Path>) -> anyhow::Result<Vec<u8>> {
+    let path = named.unwrap_or(Path::new(OWN_BINARY));
+    std::fs::read(path)
         .with_context(|| format!("cannot read the binary {}", path.display()))
         .hint("--binary names the file to bring to the machines")
 }
@@ -145,12 +150,17 @@ fn told(done: Done) -> String {
         1 => Some("1 unit".to_owned()),
         count => Some(format!("{count} units")),
     };
+    let is_member = units.is_none();
     let parts: Vec<String> = done.binary.then(|| "the binary".to_owned()).into_iter().chain(units).collect();
-    if parts.is_empty() { "nothing to change".to_owned() } else { format!("brought {}", parts.join(" and ")) }
+    let brought = (!parts.is_empty()).then(|| format!("brought {}", parts.join(" and ")));
+    let started = (done.started && is_member)
+        .then(|| "its agent was down and is started again; its units and data stay".to_owned());
+    let told: Vec<String> = brought.into_iter().chain(started).collect();
+    if told.is_empty() { "nothing to change".to_owned() } else { told.join("; ") }
 }
 
 /// The units of a machine; `None` for one that stays what it is.
-fn units(args: &Args, plan: &Plan, number: usize, facts: &Facts) -> anyhow::Result<Option<Vec<UnitFile>>> {
+fn units(plan: &Plan, number: usize, facts: &Facts) -> anyhow::Result<Option<Vec<UnitFile>>> {
     let part = &plan.parts[number];
     let Some(role) = part.becomes else { return Ok(None) };
     let spec = Spec {
@@ -158,10 +168,10 @@ fn units(args: &Args, plan: &Plan, number: usize, facts: &Facts) -> anyhow::Resu
         etcd: Etcd::Absent { join: plan.join.iter().map(|address| (*address).into()).collect() },
         fleet: false,
         binary: format!("path={BINARY_PATH}").parse()?,
-        datacenter: args.datacenter.clone(),
-        domain: args.domain.clone(),
+        datacenter: plan.settings.datacenter.clone(),
+        domain: plan.settings.domain.clone(),
         address: AddressSource::Auto,
-        dns_port: args.dns_port,
+        dns_port: plan.settings.dns_port,
         ..Spec::default()
     };
     let place = Place { head: HEAD, advertise: part.address, is_server: role == Role::Server };

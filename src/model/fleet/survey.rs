@@ -28,13 +28,16 @@ printf 'architecture %s\n' "$(uname -m)"
 printf 'connection %s\n' "$SSH_CONNECTION"
 [ -d /run/systemd/system ] && echo 'systemd yes'
 [ -d /var/lib/corediscover-fleet ] || exit 0
-closed() { echo "this user may not read /var/lib/corediscover-fleet and what is in it" >&2; exit 1; }
+closed() { echo "this user may not read /var/lib/corediscover-fleet and what is in it" >&2; exit 13; }
 cd /var/lib/corediscover-fleet 2>/dev/null || closed
 [ -d units ] || exit 0
 cd /var/lib/corediscover-fleet/units 2>/dev/null && [ -r . ] || closed
 [ ! -e ../loaded ] || [ -x ../loaded ] || closed
 for unit in *; do
   [ -f "$unit" ] || continue
+  # What somebody else left here, and systemd would not take.
+  case $unit in *[!A-Za-z0-9:_.@\\-]*) continue ;; esac
+  [ -r "$unit" ] || closed
   desired=inactive
   [ -e "../loaded/$unit" ] && [ -e "/etc/systemd/system/$unit" ] && desired=loaded
   [ $desired = loaded ] && [ -L "/etc/systemd/system/multi-user.target.wants/$unit" ] && desired=launched
@@ -44,6 +47,9 @@ for unit in *; do
   systemctl show --property=LoadState,ActiveState,SubState -- "$unit"
   echo end
 done"#;
+
+/// The exit code of [`SCRIPT`] where this user may not read the units.
+pub const CLOSED: i32 = 13;
 
 /// What a unit is to be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -153,20 +159,20 @@ pub struct Survey {
 #[error("the machine's answer is not understood at `{0}`")]
 pub struct SurveyError(String);
 
-/// Reads the answer to [`SCRIPT`].
+/// Reads the answer to [`SCRIPT`]. Texts of units are bytes: their lengths are counted before anything is decoded.
 ///
 /// # Errors
 /// Shows what is not understood.
-pub fn parse(answer: &str) -> Result<Survey, SurveyError> {
+pub fn parse(answer: impl AsRef<[u8]>) -> Result<Survey, SurveyError> {
     let mut survey = Survey::default();
-    let mut rest = answer;
-    while let Some((line, after)) = rest.split_once('\n') {
+    let mut rest = answer.as_ref();
+    while let Some((line, after)) = split_line(rest) {
         rest = after;
-        let (key, value) = line.split_once(' ').unwrap_or((line, ""));
+        let (key, value) = line.split_once(' ').unwrap_or((&line, ""));
         let value = value.trim();
         match key {
             "machine-id" => value.clone_into(&mut survey.machine_id),
-            "user" => survey.user = value.parse().map_err(|_| SurveyError(line.to_owned()))?,
+            "user" => survey.user = value.parse().map_err(|_| SurveyError(line.clone()))?,
             "hostname" => value.clone_into(&mut survey.hostname),
             "architecture" => value.clone_into(&mut survey.architecture),
             // sshd: the client's address and port, then the server's.
@@ -176,11 +182,11 @@ pub fn parse(answer: &str) -> Result<Survey, SurveyError> {
             }
             "systemd" => survey.systemd = true,
             "unit" => {
-                let (unit, after) = parse_unit(value, rest).ok_or_else(|| SurveyError(line.to_owned()))?;
+                let (unit, after) = parse_unit(value, rest).ok_or_else(|| SurveyError(line.clone()))?;
                 survey.units.push(unit);
                 rest = after;
             }
-            _ => return Err(SurveyError(line.to_owned())),
+            _ => return Err(SurveyError(line)),
         }
     }
     if survey.machine_id.is_empty() {
@@ -190,15 +196,21 @@ pub fn parse(answer: &str) -> Result<Survey, SurveyError> {
     Ok(survey)
 }
 
+/// The first line, and what follows it.
+fn split_line(bytes: &[u8]) -> Option<(String, &[u8])> {
+    let end = bytes.iter().position(|byte| *byte == b'\n')?;
+    Some((String::from_utf8_lossy(&bytes[..end]).into_owned(), &bytes[end + 1..]))
+}
+
 /// `head` is what follows the word `unit`; gives the unit and the rest of the answer.
-fn parse_unit<'a>(head: &str, rest: &'a str) -> Option<(UnitRecord, &'a str)> {
+fn parse_unit<'a>(head: &str, rest: &'a [u8]) -> Option<(UnitRecord, &'a [u8])> {
     let mut words = head.split_whitespace();
     let (name, desired) = (words.next()?, words.next()?.parse().ok()?);
     let length: usize = words.next()?.parse().ok()?;
-    let (text, rest) = (rest.get(..length)?, rest.get(length..)?.strip_prefix('\n')?);
+    let (text, rest) = (rest.get(..length)?, rest.get(length..)?.strip_prefix(b"\n")?);
     let mut unit = UnitRecord {
         name: name.to_owned(),
-        text: text.to_owned(),
+        text: String::from_utf8_lossy(text).into_owned(),
         desired,
         load: String::new(),
         active: String::new(),
@@ -206,7 +218,7 @@ fn parse_unit<'a>(head: &str, rest: &'a str) -> Option<(UnitRecord, &'a str)> {
     };
     let mut rest = rest;
     loop {
-        let (line, after) = rest.split_once('\n')?;
+        let (line, after) = split_line(rest)?;
         rest = after;
         match line.split_once('=') {
             Some(("LoadState", value)) => value.clone_into(&mut unit.load),
@@ -220,13 +232,13 @@ fn parse_unit<'a>(head: &str, rest: &'a str) -> Option<(UnitRecord, &'a str)> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Desired, LOADED, SCRIPT, SYSTEM, TARGET, UNITS, hash, parse};
+    use super::{CLOSED, Desired, LOADED, SCRIPT, SYSTEM, TARGET, UNITS, hash, parse};
 
     #[test]
     fn the_script_looks_where_the_units_are() {
         assert!(SCRIPT.contains(&format!("cd {UNITS} ")));
         assert_eq!(LOADED.rsplit_once('/').unwrap().0, UNITS.rsplit_once('/').unwrap().0);
-        assert!(SCRIPT.contains("../loaded/$unit"));
+        assert!(SCRIPT.contains("../loaded/$unit") && SCRIPT.contains(&format!("exit {CLOSED};")));
         assert!(SCRIPT.contains(&format!("{SYSTEM}/{TARGET}.wants/$unit")));
     }
 
@@ -245,7 +257,11 @@ mod tests {
         let [a, web] = survey.units.as_slice() else { panic!("two units") };
         assert_eq!((a.text.as_str(), a.state(), a.desired), ("", "inactive", Desired::Inactive));
         assert_eq!((web.text.as_str(), web.state(), web.sub.as_str()), (text, "launched", "running"));
-        let failed = parse(&answer.replace("=active", "=failed")).unwrap();
+        // A text of other bytes than UTF-8 is as long as it is.
+        let odd = [b"machine-id 0123\nunit b.service loaded 2\n\xff#\nend\n".as_slice(), answer.as_bytes()]
+            .concat();
+        assert_eq!(parse(odd).unwrap().units[1].text, "\u{fffd}#");
+        let failed = parse(answer.replace("=active", "=failed")).unwrap();
         assert_eq!(failed.units[1].state(), "loaded");
     }
 

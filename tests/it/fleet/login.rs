@@ -1,10 +1,11 @@
 //! Logging in: key files, the agent, passphrases at a terminal; never a password.
 
-use std::io::{Read as _, Write as _};
+use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 use super::machine::{Machine, PATIENCE, User, key, said};
+use super::terminal::at_prompt;
 use crate::support::{Running, bare_command, eventually};
 
 /// An ssh-agent with these keys.
@@ -91,31 +92,71 @@ fn the_passphrase_of_an_encrypted_key_is_asked_for_at_the_terminal_once_for_all_
     let alone = alone.env("HOME", user.home.path()).stdin(Stdio::null()).output().unwrap();
     let (code, _, stderr) = said(&alone);
     assert!(code == 1 && stderr.contains("no terminal") && stderr.contains("ssh-add"), "{stderr}");
+    let line = format!("{} fleet {}", crate::support::binary().display(), words.join(" "));
     let at_terminal = |secret: &str| {
-        let line = format!("{} fleet {}", crate::support::binary().display(), words.join(" "));
-        let mut script = bare_command("script");
-        script.args(["--quiet", "--return", "--command", &line, "/dev/null"]);
-        script.env("HOME", user.home.path()).stdin(Stdio::piped()).stdout(Stdio::piped());
-        let mut script = script.spawn().unwrap();
-        let (mut input, mut output) = (script.stdin.take().unwrap(), script.stdout.take().unwrap());
-        let mut shown = String::new();
-        let mut bytes = [0; 4096];
-        loop {
-            let count = output.read(&mut bytes).unwrap();
-            shown.push_str(&String::from_utf8_lossy(&bytes[..count]));
-            if count == 0 || shown.contains("Passphrase of ") {
-                break;
-            }
-        }
-        input.write_all(format!("{secret}\n").as_bytes()).unwrap();
-        output.read_to_string(&mut shown).unwrap();
-        (script.wait().unwrap().code(), shown)
+        at_prompt(&user, &line, "Passphrase of ", |_, keyboard| {
+            keyboard.write_all(format!("{secret}\n").as_bytes()).unwrap();
+        })
     };
     let (code, shown) = at_terminal("a long secret");
     assert_eq!((code, shown.matches("Passphrase of ").count()), (Some(0), 1), "{shown}");
     assert!(!shown.contains("a long secret") && shown.contains("127."), "{shown}");
     let (code, shown) = at_terminal("wrong");
     assert!(code == Some(1) && shown.contains("the passphrase does not open"), "{shown}");
+}
+
+#[test]
+fn a_machine_that_takes_fewer_keys_than_it_is_offered_is_told_from_one_that_wants_none() {
+    let (user, owner) = (User::without_key(), User::new());
+    let machine = Machine::new("host-1").let_in(&owner.key());
+    machine.configure("MaxAuthTries 2");
+    let machine = machine.start();
+    let agent = Agent::new();
+    let others: Vec<PathBuf> =
+        (0..3).map(|number| user.home.path().join(format!("other-{number}"))).collect();
+    for path in &others {
+        key(path, "ed25519", "");
+        agent.add(path);
+    }
+    agent.add(&owner.key());
+    let spoken = machine.spoken();
+    let ask = |more: &[&str]| {
+        let words = [&["--accept-new", "--machines", &spoken], more, &["list-machines"]].concat();
+        said(&user.command(&words).env("SSH_AUTH_SOCK", agent.socket()).output().unwrap())
+    };
+    let (code, _, stderr) = ask(&[]);
+    let cut = "the machine cut the connection after 2 keys: a test (agent), a test (agent)\n";
+    assert!(code == 1 && stderr.contains(cut), "{stderr}");
+    assert!(
+        stderr.contains("--identity names the one key to use") && stderr.contains("MaxAuthTries"),
+        "{stderr}"
+    );
+    // What is advised works: the agent has the key.
+    let (code, _, stderr) = ask(&["--identity", &owner.key().display().to_string()]);
+    assert_eq!(code, 0, "{stderr}");
+    // Keys in files.
+    let other = User::new();
+    key(&other.home.path().join(".ssh/id_ecdsa"), "ecdsa", "");
+    let (code, _, stderr) = other.on(&[&machine], &["list-machines"]);
+    assert!(code == 1 && stderr.contains("the machine cut the connection after 2 keys: "), "{stderr}");
+}
+
+#[test]
+fn keys_beyond_those_that_every_sshd_takes_are_not_tried_and_that_is_told() {
+    let (user, owner) = (User::without_key(), User::new());
+    let machine = Machine::new("host-1").let_in(&owner.key()).start();
+    let agent = Agent::new();
+    for number in 0..7 {
+        let path = user.home.path().join(format!("other-{number}"));
+        key(&path, "ed25519", "");
+        agent.add(&path);
+    }
+    let spoken = machine.spoken();
+    let words = ["--accept-new", "--machines", &spoken, "list-machines"];
+    let (code, _, stderr) =
+        said(&user.command(&words).env("SSH_AUTH_SOCK", agent.socket()).output().unwrap());
+    assert_eq!((code, stderr.matches("a test (agent)").count()), (1, 5), "{stderr}");
+    assert!(stderr.contains("; 2 more were not tried\n") && stderr.contains("--identity names"), "{stderr}");
 }
 
 #[test]

@@ -61,6 +61,10 @@ fn machines_that_are_not_understood_are_a_usage_error_that_says_what_to_write() 
         (&["--machines", "a,a", "list-units"], "a is there twice"),
         (&["--machines", "a", "--vagrant", "list-units"], "both name machines"),
         (&["--machines", "a", "--timeout", "soon", "list-units"], "--timeout"),
+        (&["--machines", "a", "--timeout", "0", "list-units"], "it must be more than nothing"),
+        (&["up", "a", "--wait", "0s"], "it must be more than nothing"),
+        (&["--machines", "a", "ssh"], "no machine is named"),
+        (&["--machines", "a", "start", "/etc/"], "/etc/ is a folder"),
         (&["up", "a", "--machines", "b"], "machines are named twice"),
         (&["--machines", "a", "start", "web"], "unit name must contain"),
         (&["--machines", "a", "start", "web@.service"], "web@.service is a template"),
@@ -108,9 +112,13 @@ fn a_machine_whose_power_is_cut_while_it_works_is_a_lost_connection() {
         (machine.sshd_log().matches("Starting session: command").count() > 1).then_some(())
     });
     machine.power_off();
-    assert_eq!(process.exit_code(PATIENCE), Some(1));
+    assert_eq!(process.exit_code(PATIENCE), Some(255));
     let told = std::fs::read_to_string(output).unwrap();
-    assert!(told.contains("error: the connection was lost\n"), "{told}");
+    let lost = format!("error: {name}: the connection ended before the machine said how the command ended\n");
+    assert!(told.contains(&lost), "{told}");
+    // One that is off has no exit code of the command either.
+    let (code, _, stderr) = user.fleet(&words);
+    assert!(code == 255 && stderr.contains(&format!("error: {name}: cannot connect to ")), "{stderr}");
 }
 
 #[test]

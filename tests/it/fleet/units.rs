@@ -170,6 +170,17 @@ fn a_unit_that_fails_is_told_with_what_it_wrote_and_the_others_start() {
 }
 
 #[test]
+fn a_file_that_is_no_unit_is_refused_with_its_line_and_the_other_files_go_on() {
+    let site = Site::new();
+    let bad = site.unit("bad.service", "[Service]\nExecStart /bin/true\n");
+    let good = site.unit("good.service", SLEEPS);
+    let (code, stdout, stderr) = site.fleet(&["submit", &bad, &good]);
+    assert_eq!((code, stdout.as_str()), (1, "Unit good.service inactive\n"), "{stderr}");
+    assert!(stderr.contains("error: bad.service: line 2: ") && stderr.contains("hint: "), "{stderr}");
+    assert_eq!(site.fine(&["list-unit-files", "--no-legend", "--fields", "unit"]), "good.service\n");
+}
+
+#[test]
 fn a_unit_is_not_started_twice_because_its_machine_is_silent() {
     let mut site = Site::new();
     let file = site.unit("hello.service", SLEEPS);

@@ -1,5 +1,7 @@
 //! `fleet up`: machines with sshd alone become a cluster; once more changes nothing; one more machine joins.
 
+use std::os::unix::fs::MetadataExt as _;
+
 use serde_json::Value;
 
 use super::machine::{Machine, User};
@@ -53,6 +55,9 @@ impl Site {
     }
 }
 
+/// What is said of a member whose agent was down.
+const AGAIN: &str = ": its agent was down and is started again; its units and data stay\n";
+
 #[test]
 fn plain_machines_become_a_cluster_and_stay_as_they_are_and_a_new_one_joins_as_a_client() {
     let site = Site::new(4);
@@ -78,14 +83,14 @@ fn plain_machines_become_a_cluster_and_stay_as_they_are_and_a_new_one_joins_as_a
     assert_eq!(site.status(3)["voters"].as_array().unwrap().len(), 3);
     // With no agent to ask, the disks tell of the cluster: in another order, all stay what they are.
     let unit = |number: usize| site.machines[number].read("system/corediscover-agent.service");
-    let before = [0, 1, 2].map(unit);
+    let before = [0, 1, 2, 3].map(unit);
     for number in 0..4 {
         site.ssh(number, &["systemctl", "stop", "corediscover-agent.service"]);
     }
     let (code, stdout, stderr) = site.up_these(&[3, 2, 1, 0], &[]);
     assert_eq!(code, 0, "{stdout}{stderr}{}", site.machines[3].read("lib/agent.log"));
-    assert_eq!(stderr.matches(": nothing to change\n").count(), 3, "{stderr}");
-    assert_eq!([0, 1, 2].map(unit), before);
+    assert_eq!(stderr.matches(AGAIN).count(), 4, "{stderr}");
+    assert_eq!([0, 1, 2, 3].map(unit), before);
     assert!(!unit(3).contains("-server"), "{}", unit(3));
     // A new machine that was left when its agent's unit was there, and nothing was started.
     site.ssh(3, &["systemctl", "stop", "corediscover-agent.service"]);
@@ -100,6 +105,84 @@ fn plain_machines_become_a_cluster_and_stay_as_they_are_and_a_new_one_joins_as_a
     site.ssh(2, &["rm", "/etc/systemd/system/corediscover-agent.service"]);
     let (code, _, stderr) = site.up(4, &[]);
     assert!(code == 1 && stderr.contains("10.77.0.3 has data of cluster "), "{stderr}");
+}
+
+#[test]
+fn members_keep_their_settings_and_new_machines_get_them() {
+    let site = Site::new(3);
+    let (code, stdout, stderr) = site.up(1, &["--datacenter", "east", "--dns-port", "8601"]);
+    assert_eq!(code, 0, "{stdout}{stderr}{}", site.machines[0].read("lib/agent.log"));
+    let log = |number: usize| {
+        let log = site.machines[number].read("lib/systemctl.log");
+        let changes = |line: &&str| !line.starts_with("is-active") && !line.starts_with("show");
+        log.lines().filter(changes).map(str::to_owned).collect::<Vec<_>>()
+    };
+    let before = log(0);
+    for (flags, said) in [
+        (["--datacenter", "west"], "was set up with --datacenter east, not west"),
+        (["--domain", "corp.example"], "was set up with --domain consul, not corp.example"),
+        (["--servers", "3"], "was set up with --servers 1, not 3"),
+    ] {
+        let (code, stdout, stderr) = site.up(3, &flags);
+        assert_eq!((code, stdout.as_str()), (1, ""), "{stderr}");
+        assert!(stderr.contains(&format!("error: 10.77.0.1 is a member and {said}: ")), "{stderr}");
+        assert!(
+            stderr.contains("Leave the flag out") && stderr.contains("hint: nothing was changed"),
+            "{stderr}"
+        );
+        assert!(!site.machines[1].path("opt/bin").exists());
+    }
+    // A port can be changed by nobody where nobody is new, and be another one on a new machine.
+    let (code, _, stderr) = site.up(1, &["--dns-port", "8600"]);
+    assert!(code == 1 && stderr.contains("was set up with --dns-port 8601, not 8600"), "{stderr}");
+    assert_eq!(log(0), before);
+    let (code, stdout, stderr) = site.up(2, &["--dns-port", "8602"]);
+    assert_eq!(code, 0, "{stdout}{stderr}{}", site.machines[1].read("lib/agent.log"));
+    let note = "--dns-port 8602 is for the machines that are new; members keep theirs (10.77.0.1: 8601)\n";
+    assert!(stderr.contains(note) && stderr.contains("10.77.0.1: nothing to change\n"), "{stderr}");
+    let unit = |number: usize| site.machines[number].read("system/corediscover-agent.service");
+    assert!(unit(1).contains("-datacenter east -dns-port 8602\n"), "{}", unit(1));
+    let (code, stdout, stderr) = site.up_these(&[0, 2], &[]);
+    assert_eq!(code, 0, "{stdout}{stderr}{}", site.machines[2].read("lib/agent.log"));
+    assert!(unit(2).contains("-datacenter east -dns-port 8601\n"), "{}", unit(2));
+}
+
+#[test]
+fn a_client_whose_agent_is_down_is_started_with_what_it_has() {
+    let site = Site::new(2);
+    let (code, stdout, stderr) = site.up(2, &["--datacenter", "east"]);
+    assert_eq!(code, 0, "{stdout}{stderr}{}", site.machines[1].read("lib/agent.log"));
+    let client = &site.machines[1];
+    // Another unit of ours that runs there, as where Docker is.
+    client.put("system/corediscover-registrator.service", "[Service]\nExecStart=/bin/sleep 1000\n", 0o644);
+    site.ssh(1, &["systemctl", "enable", "corediscover-registrator.service"]);
+    site.ssh(1, &["systemctl", "stop", "corediscover-agent.service", "corediscover-registrator.service"]);
+    client.put("lib/private/corediscover/mark", "", 0o600);
+    let file = |name: &str| {
+        let meta = std::fs::metadata(client.path(name)).unwrap();
+        (meta.ino(), meta.mtime_nsec())
+    };
+    let files =
+        ["system/corediscover-agent.service", "opt/bin/corediscover", "lib/private/corediscover/mark"];
+    let (before, log) = (files.map(file), client.read("lib/systemctl.log").len());
+    let (code, stdout, stderr) = site.up(2, &[]);
+    assert_eq!(code, 0, "{stdout}{stderr}{}", client.read("lib/agent.log"));
+    assert!(stderr.contains(&format!("10.77.0.2{AGAIN}")), "{stderr}");
+    assert!(stderr.contains("10.77.0.1: nothing to change\n"), "{stderr}");
+    assert_eq!(files.map(file), before);
+    let log = client.read("lib/systemctl.log")[log..].to_owned();
+    let changes: Vec<&str> =
+        log.lines().filter(|line| !line.starts_with("is-active") && !line.starts_with("show")).collect();
+    let start = "--no-block start -- corediscover-agent.service corediscover-registrator.service";
+    assert_eq!(changes, [start], "{log}");
+    // Data of a cluster of others is not mixed with this one's.
+    site.ssh(1, &["systemctl", "stop", "corediscover-agent.service"]);
+    let peers = r#"{"data":["10.99.0.1:8301"],"format":1}"#;
+    client.put("lib/private/corediscover/peers.json", peers, 0o600);
+    let (code, stdout, stderr) = site.up(2, &[]);
+    assert_eq!((code, stdout.as_str()), (1, ""), "{stderr}");
+    let said = "10.77.0.2 has data of a cluster with other machines (10.99.0.1), none of which is named here";
+    assert!(stderr.contains(said) && stderr.contains("hint: nothing was changed"), "{stderr}");
 }
 
 #[test]
