@@ -7,6 +7,7 @@ pub mod config;
 pub mod consensus;
 pub mod dns;
 pub mod handle;
+mod home;
 pub mod http;
 pub mod leader;
 pub mod local;

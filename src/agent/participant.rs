@@ -18,7 +18,7 @@ use super::handle::{Replica, Topic};
 use super::members::{self, ServerPart, TagSource};
 use super::membership::{self, BoundGossip, Gossip};
 use super::role::{self, Machine, Part, Roles, Running, RunningServer, disk};
-use super::{AgentState, Birth, assembly, leader, rpc};
+use super::{AgentState, Birth, assembly, home, leader, rpc};
 use crate::host::outside::random_bits;
 use crate::host::site::Site;
 use crate::model::election::{Certificate, Incarnation, SeenServer};
@@ -116,6 +116,11 @@ impl Participant {
             let here = SocketAddr::new(self.settings.advertise, address.port());
             // Before anybody hears of this machine.
             consensus::refuse_copy(&*self.site.disk, data, here, &self.identity, &self.spawner).await?;
+        }
+        if let Some(data) = &self.settings.data_dir {
+            let address = SocketAddr::new(self.settings.advertise, gossip.address().port());
+            let me = home::Me { name: &self.settings.node_name, node_id: &self.node_id, address };
+            home::refuse_copy(&*self.site.disk, data, me, &gossip).await?;
         }
         let tags = self.tag_source(rpc_address);
         let gossip = self.start_gossip(gossip, &tags)?;

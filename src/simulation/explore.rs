@@ -6,6 +6,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use super::log;
 use super::mutants::{self, Mutant};
 use super::panics::first_panic;
 use super::seeds::Seeds;
@@ -47,8 +48,10 @@ struct Failure {
 #[track_caller]
 pub(crate) fn explore<H: Histories>(kind: &H, count: u64) {
     let seeds = Seeds::of_environment(count, kind.fresh_one_in());
+    log::start();
+    let all = std::env::var_os("CDSIM_ALL").is_some();
     let begin = Instant::now();
-    let (next, failed, found) = (AtomicU64::new(0), AtomicBool::new(false), Mutex::new(None::<Failure>));
+    let (next, failed, found) = (AtomicU64::new(0), AtomicBool::new(false), Mutex::new(Vec::new()));
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     std::thread::scope(|scope| {
         for _ in 0..threads {
@@ -66,16 +69,21 @@ pub(crate) fn explore<H: Histories>(kind: &H, count: u64) {
                         }
                     });
                     if let Err(message) = played {
-                        failed.store(true, Ordering::Relaxed);
-                        found.lock().unwrap().get_or_insert(Failure { seed, message });
+                        failed.store(!all, Ordering::Relaxed);
+                        found.lock().unwrap().push(Failure { seed, message });
                     }
                 }
             });
         }
     });
     let played = next.load(Ordering::Relaxed).saturating_sub(threads as u64);
-    if let Some(failure) = found.into_inner().unwrap() {
-        panic!("{}", report(kind, &failure));
+    let failures = found.into_inner().unwrap();
+    if let [first, others @ ..] = &failures[..] {
+        let others: String = others
+            .iter()
+            .map(|Failure { seed, message }| format!("\nseed {seed} fails: {message}"))
+            .collect();
+        panic!("{}{others}", report(kind, first));
     }
     // Past the capture of `cargo test`, so that the fresh seeds of every run are seen.
     let mut screen = std::io::stderr().lock();
@@ -111,14 +119,17 @@ pub(crate) fn finds<H: Histories>(kind: &H, mutant: Mutant, count: u64) -> Optio
 fn report<H: Histories>(kind: &H, failure: &Failure) -> String {
     let Failure { seed, message } = failure;
     let planned = kind.plan(*seed);
-    let fails = |steps: &[H::Step]| first_panic(|| kind.play(*seed, steps, None)).is_err();
+    let fault = |steps: &[H::Step]| first_panic(|| kind.play(*seed, steps, None)).err();
     let name = kind.name();
     let mut lines = vec![
         format!("{name}: the history of seed {seed} fails: {message}"),
         format!("play it again: CDSIM_SEED={seed} cargo test --lib {name}"),
     ];
-    if fails(&planned) {
-        let steps = shrink(&planned, SHRINK_LIMIT, fails);
+    if let Some(first) = fault(&planned) {
+        // Something else may go wrong in a shorter one.
+        let is_same =
+            |steps: &[H::Step]| fault(steps).is_some_and(|other| place_of(&other) == place_of(&first));
+        let steps = shrink(&planned, SHRINK_LIMIT, is_same);
         lines.push(format!("it still fails with {} of its {} steps:", steps.len(), planned.len()));
         let mut story = Vec::new();
         let end = first_panic(|| kind.play(*seed, &steps, Some(&mut story))).err();
@@ -131,6 +142,11 @@ fn report<H: Histories>(kind: &H, failure: &Failure) -> String {
         );
     }
     lines.join("\n")
+}
+
+/// Where a check failed, which ends the message.
+fn place_of(message: &str) -> &str {
+    message.rsplit_once(" (").map_or(message, |(_, place)| place)
 }
 
 #[cfg(test)]

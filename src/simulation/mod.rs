@@ -5,11 +5,12 @@
 //! * [`explore`]: plays histories on all cores, prints the seeds, shrinks one that fails and tells it.
 //!
 //! `CDSIM_SEED=123 cargo test --lib births` plays one history of each kind again, `CDSIM_MINUTES=10` plays fresh ones
-//! for that long, `CDSIM_PERCENT=10` plays a tenth of the usual number. `CDSIM_WIDE=1` puts lost majorities and copied disks into
-//! all histories of clusters; not all of those are kept yet (seeds 324 and more).
+//! for that long, `CDSIM_PERCENT=10` plays a tenth of the usual number. `CDSIM_ALL=1` goes on after a history that failed
+//! and tells the seeds of all that did; `CDSIM_LOG=corediscover=debug` shows what the agents log.
 
 pub(crate) mod chance;
 pub(crate) mod explore;
+mod log;
 pub(crate) mod mutants;
 pub(crate) mod network;
 mod panics;

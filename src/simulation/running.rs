@@ -8,6 +8,7 @@ use std::future::Future;
 use std::hash::{DefaultHasher, Hash, Hasher as _};
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::task::AbortHandle;
@@ -160,6 +161,11 @@ pub(crate) fn wall_seconds() -> Option<u64> {
         let error = running.wall_errors.get(&process).copied().unwrap_or_default();
         (WALL_BEGIN + running.begun.elapsed().as_secs()).saturating_add_signed(error)
     })
+}
+
+/// How long the history goes on, if there is one.
+pub(super) fn elapsed() -> Option<Duration> {
+    with(|running| running.begun.elapsed())
 }
 
 /// What was applied and founded since the last call, in order.

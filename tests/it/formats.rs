@@ -75,6 +75,7 @@ fn a_data_directory_of_a_newer_version_is_refused_with_the_file_and_advice() {
         ("server", &["-server", "-bootstrap"], "checks/disk.json"),
         ("server", &["-server", "-bootstrap"], "checks/state/all.json"),
         ("client", &[], "peers.json"),
+        ("client", &[], "address.json"),
     ] {
         let mut machine = machine("fixture", flags, fixture);
         let path = machine.data().join(file);

@@ -227,7 +227,8 @@ impl Drop for Watch {
 }
 
 /// Runs a blocking query: `read` gives the resource's index and its rows; answers when the index is larger than
-/// `min_index` or `wait` is over. `min_index` 0 answers at once.
+/// `min_index` or `wait` is over. `min_index` 0 answers at once. So does one of a cluster that was recovered since: the
+/// successor begins with what its founder had, and its indexes may be lower.
 pub async fn blocking<T>(
     replica: &Arc<Replica>,
     topic: Topic,
@@ -240,10 +241,17 @@ pub async fn blocking<T>(
     }
     let deadline = Instant::now() + wait;
     let mut watch = replica.watch(topic);
+    let first = replica.snapshot();
     loop {
-        let answer = read(&replica.snapshot());
-        if answer.0 > min_index || tokio::time::timeout_at(deadline, watch.changed()).await.is_err() {
-            return if answer.0 > min_index { answer } else { read(&replica.snapshot()) };
+        let catalog = replica.snapshot();
+        let answer = read(&catalog);
+        let replaced = first.cluster().is_some_and(|cluster| catalog.cluster() != Some(cluster));
+        let is_of_predecessor = catalog.servers().epoch > 0 && catalog.index() < min_index;
+        if answer.0 > min_index || replaced || is_of_predecessor {
+            return answer;
+        }
+        if tokio::time::timeout_at(deadline, watch.changed()).await.is_err() {
+            return read(&replica.snapshot());
         }
     }
 }
@@ -256,7 +264,8 @@ mod tests {
     use bytes::Bytes;
 
     use super::{Replica, Topic, blocking};
-    use crate::model::catalog::{Command, Condition, KvQuery, KvWrite};
+    use crate::model::catalog::{Catalog, Command, Condition, KvQuery, KvWrite};
+    use crate::model::names::ClusterId;
 
     fn write(replica: &Replica, key: &str, value: &str) {
         let mut catalog = replica.snapshot().as_ref().clone();
@@ -284,11 +293,41 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn a_blocking_query_is_answered_when_the_cluster_is_recovered_with_a_lower_index() {
+        let of_cluster = |number, index| {
+            let mut catalog = Catalog::default();
+            catalog.apply(1, &Command::ClusterBorn { cluster_id: ClusterId::from_random(number) });
+            catalog.skip_to(index);
+            Arc::new(catalog)
+        };
+        let replica = Arc::new(Replica::default());
+        replica.replace(of_cluster(1, 90));
+        let read = |catalog: &Catalog| (catalog.index(), catalog.cluster().cloned());
+        let topic = Topic::Service("web".into());
+        let waiting = blocking(&replica, topic, 90, Duration::from_mins(5), read);
+        let recovering = async {
+            tokio::task::yield_now().await;
+            replica.replace(of_cluster(1, 80));
+            tokio::task::yield_now().await;
+            replica.replace(of_cluster(2, 80));
+        };
+        let begin = tokio::time::Instant::now();
+        let ((index, cluster), ()) = tokio::join!(waiting, recovering);
+        assert_eq!((index, cluster), (80, Some(ClusterId::from_random(2))));
+        let topic = Topic::Service("web".into());
+        let successor = replica.load().succeeded_by(ClusterId::from_random(3), 1);
+        replica.replace(Arc::new(successor));
+        let (index, _) = blocking(&replica, topic, 90, Duration::from_mins(5), read).await;
+        assert_eq!(index, 80, "who asks later with an index of the cluster before");
+        assert!(begin.elapsed() < Duration::from_secs(1), "it was not the wait that ended");
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn a_blocking_query_sees_the_change_it_waits_for_and_leaves_no_topic_behind() {
         let replica = Arc::new(Replica::default());
         write(&replica, "a/1", "x");
         let query = KvQuery::List { prefix: "a/".into() };
-        let read = |catalog: &crate::model::catalog::Catalog| {
+        let read = |catalog: &Catalog| {
             let answer = catalog.kv_query(&query);
             (answer.index, answer.rows)
         };

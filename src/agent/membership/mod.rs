@@ -23,7 +23,9 @@ use tracing::debug;
 use crate::agent::handle::{JoinReport, NoSuchMember};
 use crate::hint::WithHint as _;
 use crate::host::net::{Datagrams, Listener, Network};
-use crate::model::membership::{Config, JoinFailure, Member, MemberStatus, Swim, Tags};
+use crate::model::membership::{
+    Config, JoinFailure, Member, MemberStatus, Swim, Tags, who_answered, who_are_you,
+};
 use crate::tasks::Spawner;
 
 use self::driver::{Command, Driver};
@@ -118,6 +120,28 @@ impl Gossip {
                         .hint("is another agent running? choose another address with -bind or port with ports.serf_lan")
                         .with_context(|| format!("cannot listen for gossip on udp {chosen}"));
                 }
+            }
+        }
+    }
+
+    /// Who has the gossip port at `to`, before we are a member of anything; `None` when no agent answers in `wait`.
+    pub async fn who_is_at(
+        bound: &BoundGossip,
+        own_name: &str,
+        to: SocketAddr,
+        wait: Duration,
+    ) -> Option<(String, Tags)> {
+        let question = who_are_you(own_name);
+        let asked = streams::converse(&bound.network, bound.address.ip(), to, &question);
+        match tokio::time::timeout(wait, asked).await {
+            Ok(Ok(answer)) => who_answered(&answer),
+            Ok(Err(error)) => {
+                debug!(%to, %error, "nobody says who is there");
+                None
+            }
+            Err(_) => {
+                debug!(%to, "nobody says who is there within {wait:?}");
+                None
             }
         }
     }

@@ -167,6 +167,18 @@ async fn ask(
     }
 }
 
+/// One question to an agent over TCP, and its answer.
+pub(super) async fn converse(
+    network: &Network,
+    own: IpAddr,
+    to: SocketAddr,
+    question: &[u8],
+) -> std::io::Result<Vec<u8>> {
+    let (mut reading, mut writing) = network.connect(Some(own), to).await?.into_split();
+    write_frame(&mut writing, question).await?;
+    read_frame(&mut reading).await
+}
+
 async fn read_frame(stream: &mut ReadHalf) -> std::io::Result<Vec<u8>> {
     let length = stream.read_u32().await?;
     let length = usize::try_from(length).unwrap_or(usize::MAX);

@@ -105,6 +105,16 @@ pub(super) enum Running {
     Client(RunningClient),
 }
 
+impl Running {
+    /// What it is on the wire.
+    fn identity(&self) -> &Identity {
+        match self {
+            Self::Server(server) => &server.identity,
+            Self::Client(client) => &client.identity,
+        }
+    }
+}
+
 impl Roles {
     /// Starts as what the disk says. `rpc` is the bound port of a server, with the identity it was bound for.
     pub(super) async fn start(
@@ -168,7 +178,7 @@ impl Roles {
             let next = tokio::select! {
                 biased;
                 () = stop.cancelled() => return Ok(()),
-                successor = self.until_succeeded() => Next::Join(successor),
+                successor = self.until_succeeded(running.identity()) => Next::Join(successor),
                 Some(recovery) = recoveries.recv() => Next::Recover(recovery),
                 next = next => Next::Part(Box::new(next?)),
             };

@@ -28,6 +28,7 @@ pub(in crate::agent) struct RunningServer {
 /// A client that runs.
 pub(in crate::agent) struct RunningClient {
     pub(super) client: Client,
+    pub(super) identity: Arc<Identity>,
     pub(super) group: Spawner,
 }
 
@@ -109,8 +110,8 @@ impl RunningClient {
         );
         let replica_settings =
             replica::Settings { disk: machine.site.disk.clone(), data: settings.data_dir.clone() };
-        let client =
-            Client::open(replica_settings, identity, machine.replica.clone(), servers, group.clone())?;
-        Ok(Self { client, group })
+        let (replica, ours) = (machine.replica.clone(), identity.clone());
+        let client = Client::open(replica_settings, ours, replica, servers, group.clone())?;
+        Ok(Self { client, identity, group })
     }
 }

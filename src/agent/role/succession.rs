@@ -12,7 +12,7 @@ use super::{Part, Roles, Running};
 use crate::agent::consensus::{self, Peer};
 use crate::agent::handle::{Consensus as _, ConsensusStatus, Order, OrderError, OrderReply};
 use crate::agent::rpc::messages::OrderAnswer;
-use crate::agent::rpc::{Connection, Listener, Method, Router, decode, encode};
+use crate::agent::rpc::{Connection, Identity, Listener, Method, Router, decode, encode};
 use crate::host::outside::{blocking_steps, random_bits};
 use crate::model::membership::MemberStatus;
 use crate::model::names::ClusterId;
@@ -25,7 +25,7 @@ const ANSWER_WAIT: Duration = Duration::from_secs(2);
 
 impl Roles {
     /// Waits until a successor of our cluster is there, which its own leader says with a majority.
-    pub(super) async fn until_succeeded(&self) -> ClusterId {
+    pub(super) async fn until_succeeded(&self, identity: &Identity) -> ClusterId {
         let mut members = self.gossip.changes();
         loop {
             // At once when gossip shows somebody new: a majority that was given up and comes back would go on as the old
@@ -36,7 +36,9 @@ impl Roles {
                 }
             };
             let _timed_out = tokio::time::timeout(LOOK_INTERVAL, somebody_new).await.is_err();
-            let Some(own) = self.cluster().or_else(|| self.machine.told.clone()) else { continue };
+            // Who was bound to a cluster by its birth and lost sight of it at once has nothing of it in the catalog.
+            let bound = || identity.cluster().or_else(|| self.machine.told.clone());
+            let Some(own) = self.cluster().or_else(bound) else { continue };
             for (address, cluster) in self.strangers(&own) {
                 match self.ask_lineage(address).await {
                     Ok(predecessors) if predecessors.contains(&own) => return cluster,

@@ -1,4 +1,4 @@
-//! A machine is started with a copy of the disk of a server that runs.
+//! A machine is started with a copy of the disk of a machine that runs.
 
 use std::net::IpAddr;
 
@@ -11,13 +11,11 @@ use crate::simulation::running;
 const COPIES_MAX: u8 = 2;
 
 impl World {
-    /// Starts a machine with a copy of a server's disk beside it, where they reach each other: it is refused, and also
+    /// Starts a machine with a copy of the disk of another beside it, where they reach each other: it is refused, and also
     /// when its original is down. Then somebody gives it an empty disk and a name of its own, and it is one more client.
     pub(super) async fn start_copy(&mut self, number: usize, namesake: bool) -> Option<String> {
         let original = &self.machines[number];
-        let runs = original.process.as_ref().is_some_and(|process| {
-            process.server().is_some() && process.part().raft_id != 0 && !running::is_paused(process.number)
-        });
+        let runs = original.process.as_ref().is_some_and(|process| !running::is_paused(process.number));
         if !runs || !self.truth.is_born() || self.had_bad_disk || self.copies == COPIES_MAX {
             return Some("not now".to_owned());
         }
@@ -44,10 +42,7 @@ impl World {
     async fn refused(&mut self, number: usize) {
         let told = self.start(number).await.unwrap_or_default();
         let name = &self.machines[number].name;
-        assert!(
-            told.contains("is a copy of that of the server at"),
-            "{name} was started with a copy: {told:?}"
-        );
+        assert!(told.contains("is a copy of that of the "), "{name} was started with a copy: {told:?}");
         assert!(told.contains("empty data directory"), "{name} is not told what to do: {told}");
     }
 }

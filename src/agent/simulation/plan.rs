@@ -51,7 +51,7 @@ pub(super) enum Step {
     Sleep(u8),
     /// A majority of the servers, from this machine on, loses power; by the bits, some of them lose their disks as well.
     Ruin(u8, u8),
-    /// A machine with a copy of its disk is started beside it, with the same name or another.
+    /// A machine with a copy of its disk, server or client, is started beside it, with the same name or another.
     Clone(u8, bool),
     /// After a ruin, an operator recovers the cluster: from this machine, or from the next that may found a successor.
     Recover(u8),
@@ -81,8 +81,6 @@ pub(super) fn plan(seed: u64) -> Vec<Step> {
     // Most histories let the cluster be born first.
     let mut steps = if early { Vec::new() } else { vec![Step::Wait(250)] };
     let (mut frozen, mut ruined) = (Vec::new(), false);
-    // Lost majorities and copied disks among everything else; without it they have histories of their own.
-    let wide = std::env::var_os("CDSIM_WIDE").is_some();
     for _ in 0..length {
         let machine = chance.byte() % count;
         let step = match chance.below(20) {
@@ -110,8 +108,8 @@ pub(super) fn plan(seed: u64) -> Vec<Step> {
                 3 => Step::Renew(machine),
                 _ => Step::Clock(machine, chance.byte().cast_signed()),
             },
-            18 if wide && !early && chance.one_in(4) => Step::Ruin(machine, chance.byte()),
-            19 if wide && !early && chance.one_in(6) => Step::Clone(machine, chance.one_in(2)),
+            18 if !early && chance.one_in(4) => Step::Ruin(machine, chance.byte()),
+            19 if !early && chance.one_in(6) => Step::Clone(machine, chance.one_in(2)),
             _ => Step::Start(machine),
         };
         steps.push(step);

@@ -73,13 +73,22 @@ fn clusters_that_lose_their_quorum_go_on_as_one_successor_with_all_that_survivor
 }
 
 #[test]
-fn clusters_refuse_a_machine_that_is_started_with_a_copy_of_a_servers_disk() {
-    for namesake in [false, true] {
-        let copies = [Step::Clone(0, namesake), Step::Wait(50), Step::Clone(1, namesake)];
+fn clusters_refuse_a_machine_that_is_started_with_a_copy_of_a_disk_that_is_in_use() {
+    // The last machine of this cluster is a client.
+    for (first, second, namesake) in [(0, 1, false), (0, 1, true), (3, 3, false), (3, 3, true)] {
+        let copies = [Step::Clone(first, namesake), Step::Wait(50), Step::Clone(second, namesake)];
         let mut story = Vec::new();
         Clusters.play(2, &[&[Step::Wait(250)][..], &copies, &[Step::Linger(50)]].concat(), Some(&mut story));
         assert!(!story.iter().any(|line| line.contains("not now")), "{story:?}");
     }
+}
+
+/// Found by simulation: a server that was bound to the cluster at its birth and saw nothing of it, because it was
+/// restarted just then, knew of no cluster whose successor it could join when the others were lost.
+#[test]
+fn clusters_take_a_server_into_their_successor_that_saw_nothing_of_them_but_their_birth() {
+    let steps = [Step::Wait(26), Step::Thaw(3), Step::Move(2), Step::Wait(51), Step::Ruin(0, 58)];
+    replay(&Clusters, 324, &steps);
 }
 
 #[test]

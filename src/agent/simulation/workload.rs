@@ -114,6 +114,8 @@ struct Inner {
     access: Vec<Option<Access>>,
     done: Vec<Done>,
     waiting: BTreeMap<u64, Waiting>,
+    /// What each user has asked and not heard of: since when, the process, what.
+    asking: BTreeMap<u64, (Instant, u64, &'static str)>,
     stop: bool,
 }
 
@@ -131,6 +133,15 @@ impl Users {
     pub(super) fn acknowledged(&self) -> usize {
         let inner = self.inner.lock();
         inner.done.iter().filter(|done| matches!(done.told, Told::Written(true) | Told::Value(_))).count()
+    }
+
+    /// Who waits for what, and how long already.
+    pub(super) fn pending(&self) -> String {
+        let inner = self.inner.lock();
+        let pending = inner.asking.iter().map(|(user, (since, process, what))| {
+            format!("user {user} waits for a {what} at process {process} since {:?}", since.elapsed())
+        });
+        pending.collect::<Vec<_>>().join("; ")
     }
 
     pub(super) fn start(&self, users: u64, watchers: u64, seed: u64) {
@@ -159,7 +170,10 @@ impl Users {
             let key = chance.pick(&KEYS);
             let asked = Instant::now();
             let cluster = access.replica.load().cluster().cloned();
-            let (what, told) = match chance.below(10) {
+            let kind = chance.below(10);
+            let what = ["write", "delete", "registration", "read"][kind.clamp(4, 7) - 4];
+            self.inner.lock().asking.insert(user, (asked, access.process, what));
+            let (what, told) = match kind {
                 0..=4 => {
                     let value = Bytes::from(format!("{user}-{number}"));
                     let condition = match chance.below(4) {
@@ -212,6 +226,7 @@ impl Users {
                     (What::Read { key, mode }, told)
                 }
             };
+            self.inner.lock().asking.remove(&user);
             running::note((20, user, number, told.to_hash()));
             let done = Done { asked, cluster, answered: Instant::now(), what, told };
             self.inner.lock().done.push(done);
