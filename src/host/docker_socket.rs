@@ -53,17 +53,24 @@ pub fn may_talk(path: &Path) -> anyhow::Result<bool> {
     }
 }
 
+/// A listener at all addresses is reached by loopback; one of IPv6 may be there for IPv4 alone.
+fn connect(at: SocketAddr) -> std::io::Result<TcpStream> {
+    let to = |ip: IpAddr| TcpStream::connect_timeout(&SocketAddr::new(ip, at.port()), ANSWER_WAIT);
+    match at.ip() {
+        IpAddr::V4(v4) if v4.is_unspecified() => to(Ipv4Addr::LOCALHOST.into()),
+        IpAddr::V6(v6) if v6.is_unspecified() => {
+            to(Ipv6Addr::LOCALHOST.into()).or_else(|_| to(Ipv4Addr::LOCALHOST.into()))
+        }
+        ip => to(ip),
+    }
+}
+
 /// Whether Docker's API answers at a listener of this machine, without TLS.
 ///
 /// # Errors
 /// When there is no answer.
 pub fn answers_without_tls(at: SocketAddr) -> anyhow::Result<bool> {
-    let ip = match at.ip() {
-        IpAddr::V4(v4) if v4.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
-        IpAddr::V6(v6) if v6.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
-        ip => ip,
-    };
-    let mut stream = TcpStream::connect_timeout(&SocketAddr::new(ip, at.port()), ANSWER_WAIT)?;
+    let mut stream = connect(at)?;
     stream.set_read_timeout(Some(ANSWER_WAIT))?;
     stream.set_write_timeout(Some(ANSWER_WAIT))?;
     stream.write_all(b"GET /_ping HTTP/1.0\r\nHost: localhost\r\n\r\n")?;

@@ -148,7 +148,7 @@ pub async fn version(host: &str) -> anyhow::Result<EngineVersion> {
     })
 }
 
-/// The name and process of a container that runs in a network of its own, if there is one.
+/// The name and process of a container that runs in a network of its own and asks the server of all, if there is one.
 ///
 /// # Errors
 /// When no engine answers.
@@ -158,9 +158,14 @@ pub async fn a_container(host: &str) -> anyhow::Result<Option<(String, u32)>> {
     for id in listed.into_iter().filter_map(|container| container.id) {
         let found = docker.inspect_container(&id, None::<InspectContainerOptions>).await;
         let Ok(found) = found else { continue };
+        // Who was given a server by hand asks that one.
+        let given = found
+            .host_config
+            .as_ref()
+            .is_some_and(|host| host.dns.as_ref().is_some_and(|dns| !dns.is_empty()));
         let pid = found.state.as_ref().and_then(|state| u32::try_from(state.pid?).ok());
         let facts = facts_of(found);
-        let has_network = matches!(facts.network, NetworkMode::Bridge | NetworkMode::Named(_));
+        let has_network = !given && matches!(facts.network, NetworkMode::Bridge | NetworkMode::Named(_));
         if let Some(pid) = pid.filter(|pid| *pid > 0 && has_network) {
             return Ok(Some((facts.name, pid)));
         }

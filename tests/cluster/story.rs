@@ -16,7 +16,7 @@ use crate::wait::{eventually, tell_failures_at_once};
 const INSTALLED: &str = "/opt/bin/corediscover";
 
 /// A busybox that serves HTTP, as an image of this name that exposes `port`.
-fn give_image(machine: &Machine, name: &str, port: u16) {
+pub(crate) fn give_image(machine: &Machine, name: &str, port: u16) {
     let root = tempfile::tempdir().unwrap();
     let programs = root.path().join("bin");
     fs::create_dir(&programs).unwrap();

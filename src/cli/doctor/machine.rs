@@ -17,7 +17,7 @@ use crate::model::doctor::files::Purpose;
 use crate::model::doctor::identity::File;
 use crate::model::doctor::open_docker::{Asked, Facts as OpenDocker, Setting, candidates};
 use crate::model::doctor::ports::Listener;
-use crate::model::doctor::units::{PROPERTIES, Unit, read};
+use crate::model::doctor::units::{Facts, PROPERTIES, read};
 use crate::model::election::Incarnation;
 use crate::model::names::ClusterId;
 use crate::model::provision::units::REGISTRATOR;
@@ -31,6 +31,8 @@ const SYSTEMD_WAIT: Duration = Duration::from_secs(10);
 const DOCKER_WAIT: Duration = Duration::from_secs(10);
 /// Last lines of a unit's journal that are searched for an error.
 const JOURNAL_LINES: &str = "50";
+/// Where etcd is, when nobody says it.
+const ETCD: &str = "http://127.0.0.1:2379";
 /// There is this folder where systemd is process 1 (sd_booted(3)).
 const SYSTEMD_RUNS: &str = "/run/systemd/system";
 /// The engine's process, and where its program is.
@@ -46,15 +48,8 @@ const ENGINE_FILES: [&str; 4] = [
     "/run/flannel_docker_opts.env",
 ];
 
-/// Our units, as systemd has them.
-#[derive(Debug)]
-pub(super) struct Units {
-    pub(super) units: Vec<Unit>,
-    pub(super) uptime_seconds: u64,
-}
-
 /// Asks systemd for our units, and for what those in trouble said last.
-pub(super) async fn units() -> Result<Units, String> {
+pub(super) async fn units(settings: &Settings) -> Result<Facts, String> {
     let properties = format!("--property={PROPERTIES}");
     let arguments: Vec<&str> = ["show", properties.as_str()].into_iter().chain(UNITS).collect();
     let text = program::run("systemctl", &arguments, SYSTEMD_WAIT).await.map_err(|error| causes(&error))?;
@@ -68,7 +63,9 @@ pub(super) async fn units() -> Result<Units, String> {
     }
     let uptime = std::fs::read_to_string("/proc/uptime").map_err(|error| format!("/proc/uptime: {error}"))?;
     let uptime_seconds = uptime.split('.').next().and_then(|text| text.parse().ok()).unwrap_or(u64::MAX);
-    Ok(Units { units, uptime_seconds })
+    let etcd = settings.etcd.as_ref().map_or(ETCD.to_owned(), |etcd| etcd.etcd.join(","));
+    let write = format!("{} units --systemd --etcd {etcd} --out /etc/systemd/system", settings.program);
+    Ok(Facts { units, uptime_seconds, write, agent_answers: false })
 }
 
 /// All sockets that wait for others.

@@ -78,7 +78,7 @@ async fn examine(settings: Settings) -> Report {
         machine::listeners(),
         names::ask(&settings),
         machine::docker(&settings),
-        machine::units(),
+        machine::units(&settings),
         machine::disk(&settings),
     );
     let is_plain = resolver.as_ref().is_ok_and(|found| found.is_plain);
@@ -91,7 +91,7 @@ async fn examine(settings: Settings) -> Report {
     let files = machine::files(&settings).await;
     let answers = agent.is_ok();
     let units = match units {
-        Ok(found) => units::judge(&found.units, answers, found.uptime_seconds),
+        Ok(found) => units::judge(&units::Facts { agent_answers: answers, ..found }),
         Err(why) => Check::not_checked(units::NAME, why),
     };
     let should_answer = settings.has_agent_unit() && units.findings.is_empty();
@@ -154,5 +154,6 @@ fn judge_address(settings: &Settings, agent: &Result<cluster::Agent, String>) ->
         Err(_) => address::Advertise::Source(AddressSource::Auto),
     };
     let advertise = settings.advertise.clone().unwrap_or_else(unsaid);
-    address::judge(&address::Facts { advertise, told, machine, unit: settings.agent_unit() })
+    let show = format!("{} address", settings.program);
+    address::judge(&address::Facts { advertise, told, machine, unit: settings.agent_unit(), show })
 }

@@ -91,7 +91,7 @@ impl Resolver {
             for_containers: self.status.container.as_ref().map(answer_of),
             inside,
             unit: settings.has_unit(RESOLVED),
-            flags: settings.resolved_flags(),
+            apply: format!("{} resolved apply{}", settings.program, settings.resolved_flags()),
         }
     }
 }

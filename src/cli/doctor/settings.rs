@@ -19,6 +19,7 @@ use crate::model::address::AddressSource;
 use crate::model::doctor::address::Advertise;
 use crate::model::doctor::command_line;
 use crate::model::doctor::ports::{Needed, Protocol};
+use crate::model::fleet::shell::quote;
 use crate::model::names::MachineId;
 use crate::model::provision::units::{AGENT, INSTALL, REGISTRATOR, RESOLVED};
 use crate::model::resolved::STANDARD_PORT;
@@ -63,6 +64,8 @@ pub(super) struct Settings {
     pub(super) http: Address,
     /// Where Docker is.
     pub(super) docker_host: String,
+    /// This program, as a shell finds it.
+    pub(super) program: String,
     /// Our units that are installed.
     pub(super) units: Vec<(&'static str, UnitFile)>,
     /// Where all this came from, for people.
@@ -105,6 +108,7 @@ impl Settings {
             gossip_port: gossip,
             http: Address::default(),
             docker_host: DOCKER_HOST.to_owned(),
+            program: program(),
             units,
             sources: Vec::new(),
         }
@@ -327,6 +331,12 @@ fn advertise(text: &str) -> anyhow::Result<Advertise> {
     let source: AddressSource =
         text.parse().map_err(|error| fault(error, "or give an IP address of this machine"))?;
     Ok(Advertise::Source(source))
+}
+
+/// Where this program is: on many machines its folder is not among those that a shell looks into.
+fn program() -> String {
+    let path = std::env::current_exe().ok().map(|path| quote(&path.display().to_string()));
+    path.unwrap_or_else(|| "corediscover".to_owned())
 }
 
 /// Where programs of this machine reach a listener.

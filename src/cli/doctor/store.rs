@@ -35,16 +35,12 @@ pub(super) struct Store {
 /// Asks it for everything.
 pub(super) async fn ask(settings: &Settings) -> Store {
     let Some(args) = settings.etcd.clone() else { return Store::none("no etcd is named") };
-    let (store, urls, tls) = match etcd(&args) {
-        Ok(made) => made,
+    let (urls, tls) = match etcd(&args) {
+        Ok((_, urls, tls)) => (urls, tls),
         Err(error) => return Store::none(&causes(&error)),
     };
-    let examining = tokio::time::timeout(ANSWER_WAIT, store.examine());
-    let (answered, examined) = tokio::join!(ask_each(&urls, tls.as_ref()), examining);
-    let examined = match examined {
-        Ok(examined) => examined.map_err(|error| causes(&error)),
-        Err(_) => Err(format!("no answer within {ANSWER_WAIT:?}")),
-    };
+    let answered = ask_each(&urls, tls.as_ref()).await;
+    let examined = examine(&args, &answered).await;
     let mut clocks: Vec<Other> = answered.iter().filter(|one| !is_here(&one.url)).filter_map(clock).collect();
     if clocks.is_empty()
         && let Ok(examined) = &examined
@@ -62,6 +58,20 @@ pub(super) async fn ask(settings: &Settings) -> Store {
         answered,
         examined,
         clocks,
+    }
+}
+
+/// Looks at the keys through the endpoints that answer: what one of them has, all have.
+async fn examine(args: &EtcdArgs, answered: &[Answered]) -> Result<Examined, String> {
+    let alive =
+        answered.iter().filter(|one| one.version.is_ok()).map(|one| one.url.clone()).collect::<Vec<_>>();
+    if alive.is_empty() {
+        return Err("no etcd answers".to_owned());
+    }
+    let (store, ..) = etcd(&EtcdArgs { etcd: alive, ..args.clone() }).map_err(|error| causes(&error))?;
+    match tokio::time::timeout(ANSWER_WAIT, store.examine()).await {
+        Ok(examined) => examined.map_err(|error| causes(&error)),
+        Err(_) => Err(format!("no answer within {ANSWER_WAIT:?}")),
     }
 }
 

@@ -35,6 +35,8 @@ pub struct Facts {
     pub machine: Machine,
     /// The file of the agent's unit, if it has one.
     pub unit: Option<String>,
+    /// The command that shows all addresses.
+    pub show: String,
 }
 
 /// Judges it.
@@ -132,7 +134,7 @@ fn fix(facts: &Facts, wrong: Option<IpAddr>) -> String {
         }
         (Advertise::Source(AddressSource::Auto), Some(_)) => RESTART.to_owned(),
         // The machine has to be given one first.
-        _ => "corediscover address auto".to_owned(),
+        _ => facts.show.clone(),
     }
 }
 
@@ -177,6 +179,7 @@ mod tests {
                 private,
             ),
             unit: None,
+            show: "show".to_owned(),
         }
     }
 

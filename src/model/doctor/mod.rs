@@ -128,12 +128,12 @@ impl fmt::Display for Report {
                 writeln!(f, "ok: {}", check.name)?;
             }
             for finding in &check.findings {
-                writeln!(f, "{}: {}", finding.level, finding.symptom)?;
-                writeln!(f, "  cause: {}", finding.cause)?;
+                writeln!(f, "{}: {}", finding.level, one_line(&finding.symptom))?;
+                writeln!(f, "  cause: {}", one_line(&finding.cause))?;
                 writeln!(f, "  fix: {}", finding.fix)?;
             }
             for why in &check.not_checked {
-                writeln!(f, "not checked: {}: {why}", check.name)?;
+                writeln!(f, "not checked: {}: {}", check.name, one_line(why))?;
             }
         }
         let (errors, warnings) = (self.count(Level::Error), self.count(Level::Warning));
@@ -142,6 +142,11 @@ impl fmt::Display for Report {
             _ => writeln!(f, "{errors} errors, {warnings} warnings"),
         }
     }
+}
+
+/// What programs say may have several lines; here each thing has one.
+fn one_line(text: &str) -> String {
+    text.lines().map(str::trim).collect::<Vec<_>>().join("; ")
 }
 
 #[cfg(test)]

@@ -54,18 +54,14 @@ pub struct Facts {
     pub inside: Result<Inside, String>,
     /// The unit that tells the resolver is installed.
     pub unit: bool,
-    /// The flags that `resolved apply` needs, with a blank before each.
-    pub flags: String,
+    /// The command that tells the resolver without the unit.
+    pub apply: String,
 }
 
 /// Judges it.
 pub fn judge(facts: &Facts) -> Check {
     let mut findings = Vec::new();
-    let apply = if facts.unit {
-        APPLY_BY_UNIT.to_owned()
-    } else {
-        format!("corediscover resolved apply{}", facts.flags)
-    };
+    let apply = if facts.unit { APPLY_BY_UNIT.to_owned() } else { facts.apply.clone() };
     let name = &facts.name;
     if !facts.runs {
         findings.push(Finding::error(
@@ -130,10 +126,10 @@ fn containers(facts: &Facts, apply: &str, mut check: Check) -> Check {
                 check.findings.push(Finding::error(
                     format!("the container {} does not find {name}: {said}", inside.container),
                     format!(
-                        "it asks {}; it was made before Docker was told about our resolver, or with --dns",
+                        "it asks {}; it was started before Docker was told about our resolver, or Docker was not restarted since",
                         inside.server
                     ),
-                    format!("docker restart {}", inside.container),
+                    format!("systemctl restart docker.service && docker restart {}", inside.container),
                 ));
             }
             check
@@ -169,7 +165,7 @@ mod tests {
             for_containers: Some(Answer::Found),
             inside: Ok(inside),
             unit: true,
-            flags: " --dns-port 53".to_owned(),
+            apply: "/opt/bin/corediscover resolved apply --dns-port 53".to_owned(),
         }
     }
 
@@ -223,7 +219,7 @@ mod tests {
         assert!(found.findings[0].symptom.starts_with("containers do not find"), "{found:?}");
         let Ok(inside) = facts().inside else { panic!() };
         let found = judge(&Facts { inside: Ok(Inside { answer: Answer::Unknown, ..inside }), ..facts() });
-        assert_eq!(found.findings[0].fix, "docker restart cache");
+        assert_eq!(found.findings[0].fix, "systemctl restart docker.service && docker restart cache");
         let found = judge(&Facts { inside: Err("no container runs".to_owned()), ..facts() });
         assert_eq!(found.not_checked, ["from inside a container: no container runs"]);
     }
@@ -231,6 +227,6 @@ mod tests {
     #[test]
     fn without_the_unit_the_command_says_where_the_agent_is() {
         let found = judge(&Facts { applied: false, unit: false, ..facts() });
-        assert_eq!(found.findings[0].fix, "corediscover resolved apply --dns-port 53");
+        assert_eq!(found.findings[0].fix, "/opt/bin/corediscover resolved apply --dns-port 53");
     }
 }

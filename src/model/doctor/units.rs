@@ -11,10 +11,9 @@ pub const NAME: &str = "units";
 const RESTARTS_MAX: u32 = 3;
 /// How long a unit must have run, in seconds, before its restarts are history.
 const RUNS_SECONDS: u64 = 60;
-/// How all units are installed.
-const INSTALL_ALL: &str = "corediscover units --systemd --etcd http://127.0.0.1:2379 --out /etc/systemd/system && \
-     systemctl daemon-reload && systemctl enable --now corediscover-agent.service corediscover-registrator.service \
-     corediscover-resolved.service";
+/// What follows when unit files were written.
+const ENABLE_ALL: &str = "systemctl daemon-reload && systemctl enable --now corediscover-agent.service \
+     corediscover-registrator.service corediscover-resolved.service";
 
 /// Properties that systemd is asked for.
 pub const PROPERTIES: &str = "Id,LoadState,ActiveState,SubState,UnitFileState,Result,NRestarts,NeedDaemonReload,\
@@ -64,34 +63,42 @@ pub fn read(text: &str) -> Vec<Unit> {
     blocks.map(|block| Unit { properties: properties(block), said: None }).collect()
 }
 
-/// Judges them. `agent_answers`: an agent answers all the same; `uptime_seconds`: since the boot.
-pub fn judge(units: &[Unit], agent_answers: bool, uptime_seconds: u64) -> Check {
-    let installed = |name: &str| units.iter().any(|unit| unit.name() == name && unit.is_installed());
-    let usual = [AGENT, REGISTRATOR, RESOLVED];
-    if !usual.iter().any(|name| installed(name)) {
-        if agent_answers {
-            return Check::not_checked(
-                NAME,
-                "none are installed; the agent that answers was started in another way",
-            );
+/// What is known.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Facts {
+    /// The units, as systemd has them.
+    pub units: Vec<Unit>,
+    /// An agent answers, however it was started.
+    pub agent_answers: bool,
+    /// Seconds since the boot.
+    pub uptime_seconds: u64,
+    /// The command that writes the unit files.
+    pub write: String,
+}
+
+/// Judges it.
+pub fn judge(facts: &Facts) -> Check {
+    let installed = |name: &str| facts.units.iter().any(|unit| unit.name() == name && unit.is_installed());
+    let usual = [
+        (AGENT, "without it this machine is no part of the cluster"),
+        (REGISTRATOR, "without it what Docker runs is not registered"),
+        (RESOLVED, "without it programs of this machine do not find names of the domain"),
+    ];
+    let install = format!("{} && {ENABLE_ALL}", facts.write);
+    if !usual.iter().any(|(name, _)| installed(name)) {
+        if facts.agent_answers {
+            let why = "none are installed; the agent that answers was started in another way";
+            return Check::not_checked(NAME, why);
         }
         let cause = "this machine was never provisioned, or its units are gone";
-        return Check::of(
-            NAME,
-            vec![Finding::error("no corediscover units are installed", cause, INSTALL_ALL)],
-        );
+        return Check::of(NAME, vec![Finding::error("no corediscover units are installed", cause, install)]);
     }
-    let mut findings = Vec::new();
-    for name in usual.iter().filter(|name| !installed(name)) {
-        let (cause, fix) = match *name {
-            AGENT => ("without it this machine is no part of the cluster", INSTALL_ALL),
-            REGISTRATOR => ("without it what Docker runs is not registered", INSTALL_ALL),
-            _ => ("without it programs of this machine do not find names of the domain", INSTALL_ALL),
-        };
-        findings.push(Finding::warning(format!("{name} is not installed"), cause, fix));
-    }
-    for unit in units.iter().filter(|unit| unit.is_installed()) {
-        findings.extend(judge_one(unit, uptime_seconds));
+    let missing = usual.iter().filter(|(name, _)| !installed(name));
+    let mut findings: Vec<Finding> = missing
+        .map(|(name, cause)| Finding::warning(format!("{name} is not installed"), *cause, &install))
+        .collect();
+    for unit in facts.units.iter().filter(|unit| unit.is_installed()) {
+        findings.extend(judge_one(unit, facts.uptime_seconds));
     }
     Check::of(NAME, findings)
 }
@@ -147,13 +154,17 @@ fn judge_one(unit: &Unit, uptime_seconds: u64) -> Option<Finding> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Unit, judge, read};
+    use super::{Facts, Unit, judge, read};
     use crate::model::doctor::Finding;
 
     fn text(name: &str, more: &str) -> String {
         format!(
             "Id={name}\nLoadState=loaded\nActiveState=active\nSubState=running\nUnitFileState=enabled\nNRestarts=0\n{more}\n"
         )
+    }
+
+    fn facts(units: Vec<Unit>) -> Facts {
+        Facts { units, uptime_seconds: 1000, write: "write".to_owned(), ..Facts::default() }
     }
 
     fn units(agent: &str) -> Vec<Unit> {
@@ -166,16 +177,16 @@ mod tests {
     fn found(agent: &str) -> Finding {
         let mut units = units(agent);
         units[0].said = Some("error: no disk".to_owned());
-        let check = judge(&units, false, 1000);
+        let check = judge(&facts(units));
         let [finding] = &check.findings[..] else { panic!("{check:?}") };
         finding.clone()
     }
 
     #[test]
     fn units_that_run_and_are_enabled_are_fine() {
-        assert!(judge(&units(""), false, 1000).is_fine());
-        assert!(judge(&units("NRestarts=9\nActiveEnterTimestampMonotonic=1000000"), false, 1000).is_fine());
-        assert!(judge(&units("ActiveState=inactive\nConditionResult=no"), false, 1000).is_fine());
+        assert!(judge(&facts(units(""))).is_fine());
+        assert!(judge(&facts(units("NRestarts=9\nActiveEnterTimestampMonotonic=1000000"))).is_fine());
+        assert!(judge(&facts(units("ActiveState=inactive\nConditionResult=no"))).is_fine());
     }
 
     #[test]
@@ -208,9 +219,11 @@ mod tests {
     #[test]
     fn units_that_are_missing_are_found_unless_an_agent_runs_without_them() {
         let missing = read("Id=corediscover-agent.service\nLoadState=not-found\nActiveState=inactive\n");
-        assert!(judge(&missing, false, 0).findings[0].fix.starts_with("corediscover units --systemd"));
-        assert!(judge(&missing, true, 0).findings.is_empty());
-        let one = judge(&read(&text("corediscover-agent.service", "")), true, 1000);
+        assert!(
+            judge(&facts(missing.clone())).findings[0].fix.starts_with("write && systemctl daemon-reload")
+        );
+        assert!(judge(&Facts { agent_answers: true, ..facts(missing) }).findings.is_empty());
+        let one = judge(&facts(read(&text("corediscover-agent.service", ""))));
         assert_eq!(one.findings.len(), 2, "{one:?}");
     }
 }
