@@ -33,7 +33,7 @@ const DOCKER_WAIT: Duration = Duration::from_secs(10);
 const JOURNAL_LINES: &str = "50";
 /// Where etcd is, when nobody says it.
 const ETCD: &str = "http://127.0.0.1:2379";
-/// There is this folder where systemd is process 1 (sd_booted(3)).
+/// There is this folder where systemd is process 1 (`sd_booted(3)`).
 const SYSTEMD_RUNS: &str = "/run/systemd/system";
 /// The engine's process, and where its program is.
 const ENGINE: &str = "dockerd";

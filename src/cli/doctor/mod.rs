@@ -55,7 +55,7 @@ pub(crate) struct Args {
 pub(crate) fn run(args: Args, output: &mut Output) -> anyhow::Result<u8> {
     let as_json = args.json;
     let settings = Settings::find(args)?;
-    let report = block_on(async { Ok(examine(settings).await) })?;
+    let report = block_on(async { Ok(Box::pin(examine(settings)).await) })?;
     let (errors, warnings) = (report.count(Level::Error), report.count(Level::Warning));
     let text = if as_json {
         let document = json!({

@@ -303,19 +303,19 @@ impl Settings {
 
     /// The flags of `resolved apply` that differ from its defaults, with a blank before each.
     pub(super) fn resolved_flags(&self) -> String {
-        let mut flags = String::new();
+        let mut flags = Vec::new();
         if self.domain != "consul" {
-            flags.push_str(&format!(" --domain {}", self.domain));
+            flags.push(format!(" --domain {}", self.domain));
         }
         if let Some(target) = self.dns_target() {
             if target.ip() != IpAddr::V4(Ipv4Addr::LOCALHOST) {
-                flags.push_str(&format!(" --address {}", target.ip()));
+                flags.push(format!(" --address {}", target.ip()));
             }
             if target.port() != PORTS[0] {
-                flags.push_str(&format!(" --dns-port {}", target.port()));
+                flags.push(format!(" --dns-port {}", target.port()));
             }
         }
-        flags
+        flags.concat()
     }
 
     /// The file of the etcd key, if there is one.

@@ -155,13 +155,12 @@ impl Store {
             Space::V2 => (2, "rm", ["--ca-file", "--cert-file", "--key-file"]),
             Space::V3 => (3, "del", ["--cacert", "--cert", "--key"]),
         };
-        let mut line = format!("ETCDCTL_API={version} etcdctl --endpoints={}", quote(&args.etcd.join(",")));
         let files = [&args.etcd_ca, &args.etcd_cert, &args.etcd_key];
-        for (flag, file) in flags.into_iter().zip(files) {
-            if let Some(file) = file {
-                line.push_str(&format!(" {flag}={}", quote(&file.display().to_string())));
-            }
-        }
-        format!("{line} {verb}")
+        let files = flags.into_iter().zip(files).filter_map(|(flag, file)| {
+            Some(format!(" {flag}={}", quote(&file.as_ref()?.display().to_string())))
+        });
+        let files: String = files.collect();
+        let endpoints = quote(&args.etcd.join(","));
+        format!("ETCDCTL_API={version} etcdctl --endpoints={endpoints}{files} {verb}")
     }
 }

@@ -67,7 +67,7 @@ pub fn judge(entries: &[Entry], unread: &[String]) -> Check {
             ));
         }
     }
-    unread.iter().fold(Check::of(NAME, findings), |check, why| check.but_not(why))
+    unread.iter().fold(Check::of(NAME, findings), Check::but_not)
 }
 
 #[cfg(test)]
