@@ -10,8 +10,8 @@ use crate::host::files::{self, MODE_PRIVATE};
 use crate::host::versioned;
 use crate::model::election::{Incarnation, LocalState};
 
-const INCARNATION_FILE: &str = "incarnation";
-const BIRTH_FILE: &str = "birth.json";
+pub(super) const INCARNATION_FILE: &str = "incarnation";
+pub(super) const BIRTH_FILE: &str = "birth.json";
 const LOCK_FILE: &str = "bootstrap.lock";
 
 /// The data directory, locked for this process.

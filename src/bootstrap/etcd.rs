@@ -42,20 +42,20 @@ pub enum Api {
 
 /// What is known of the etcd that was asked last.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Chosen {
-    space: Space,
+pub(super) struct Chosen {
+    pub(super) space: Space,
     /// Whether the other space can hold anything.
     other_is_served: bool,
 }
 
 /// One machine's connection to etcd.
 pub struct Etcd {
-    api: Api,
+    pub(super) api: Api,
     endpoints: String,
     keys: Keys,
-    http: Arc<Http>,
+    pub(super) http: Arc<Http>,
     v2: EtcdV2,
-    v3: EtcdV3,
+    pub(super) v3: EtcdV3,
     chosen: Mutex<Option<Chosen>>,
 }
 
@@ -83,7 +83,7 @@ impl Etcd {
         })
     }
 
-    fn store(&self, space: Space) -> &dyn ClaimStore {
+    pub(super) fn store(&self, space: Space) -> &dyn ClaimStore {
         match space {
             Space::V2 => &self.v2,
             Space::V3 => &self.v3,
@@ -108,7 +108,7 @@ impl Etcd {
         Ok(self.store(chosen.space))
     }
 
-    async fn other_view(&self, chosen: Chosen) -> Result<Option<View>> {
+    pub(super) async fn other_view(&self, chosen: Chosen) -> Result<Option<View>> {
         match chosen.space {
             _ if !chosen.other_is_served => Ok(None),
             Space::V3 => self.v2.snapshot_if_served().await,
@@ -175,7 +175,7 @@ fn removal(space: Space, key: &str) -> String {
     }
 }
 
-fn choose(api: Api, version: Option<&Version>) -> Result<Chosen> {
+pub(super) fn choose(api: Api, version: Option<&Version>) -> Result<Chosen> {
     let served = version.map(Version::space);
     let space = match (api, served) {
         (Api::Auto, served) => served.unwrap_or(Space::V3),

@@ -71,6 +71,13 @@ impl EtcdV3 {
         Ok(client)
     }
 
+    /// Where etcd's members say that they answer.
+    pub(super) async fn member_urls(&self) -> Result<Vec<String>> {
+        let mut client = self.client().await?;
+        let found = self.call("list etcd's members", client.member_list()).await?;
+        Ok(found.members().iter().flat_map(|member| member.client_urls().to_vec()).collect())
+    }
+
     /// One call with a deadline; after a failure the next call connects anew.
     async fn call<T>(&self, what: &str, call: impl Future<Output = Result<T, Error>>) -> Result<T> {
         let failure = match tokio::time::timeout(CALL_DEADLINE, call).await {

@@ -8,6 +8,7 @@ pub mod embedded;
 pub mod etcd;
 pub mod etcd_v2;
 pub mod etcd_v3;
+pub mod examine;
 pub mod keys;
 pub mod runner;
 mod status;
@@ -28,6 +29,7 @@ pub use embedded::Embedded;
 pub use etcd::{Api, Etcd, Tls};
 pub use etcd_v2::EtcdV2;
 pub use etcd_v3::EtcdV3;
+pub use examine::{Answered, Examined, ask_each, remembered};
 pub use runner::{AgentHandle, AgentRunner, AgentStatus};
 
 use crate::hint::WithHint as _;

@@ -24,58 +24,65 @@ const EXPECT_MAX: usize = 9;
 /// etcd's port for clients, where a URL names none.
 const ETCD_PORT: u16 = 2379;
 
+/// Where etcd is, and how it is used.
+#[derive(Debug, Clone, clap::Args)]
+pub(super) struct EtcdArgs {
+    /// Where etcd answers; several URLs are separated by commas.
+    #[arg(long, value_name = "URL", value_delimiter = ',', group = "store")]
+    pub(super) etcd: Vec<String>,
+    /// Which of etcd's APIs to use; `auto`: v3, or v2 where etcd's version is below 3.0. The same for all machines.
+    #[arg(long, value_name = "v2|v3|auto", value_enum, default_value = "auto", hide_possible_values = true)]
+    pub(super) etcd_api: EtcdApi,
+    /// The authority that signed etcd's certificate (PEM).
+    #[arg(long, value_name = "FILE", requires = "etcd")]
+    pub(super) etcd_ca: Option<PathBuf>,
+    /// Our certificate for etcd (PEM).
+    #[arg(long, value_name = "FILE", requires = "etcd_key")]
+    pub(super) etcd_cert: Option<PathBuf>,
+    /// The key of our certificate (PEM).
+    #[arg(long, value_name = "FILE", requires = "etcd_cert")]
+    pub(super) etcd_key: Option<PathBuf>,
+    /// Where in etcd the machines meet.
+    #[arg(long, value_name = "PREFIX", default_value = keys::DEFAULT_PREFIX)]
+    pub(super) prefix: String,
+}
+
 /// Arguments of `bootstrap`.
 #[derive(clap::Args)]
 #[command(group(clap::ArgGroup::new("store").required(true)), group(clap::ArgGroup::new("id").required(true)))]
 pub(crate) struct Args {
-    /// Where etcd answers; several URLs are separated by commas.
-    #[arg(long, value_name = "URL", value_delimiter = ',', group = "store")]
-    etcd: Vec<String>,
-    /// Which of etcd's APIs to use; `auto`: v3, or v2 where etcd's version is below 3.0. The same for all machines.
-    #[arg(long, value_name = "v2|v3|auto", value_enum, default_value = "auto", hide_possible_values = true)]
-    etcd_api: EtcdApi,
-    /// The authority that signed etcd's certificate (PEM).
-    #[arg(long, value_name = "FILE", requires = "etcd")]
-    etcd_ca: Option<PathBuf>,
-    /// Our certificate for etcd (PEM).
-    #[arg(long, value_name = "FILE", requires = "etcd_key")]
-    etcd_cert: Option<PathBuf>,
-    /// The key of our certificate (PEM).
-    #[arg(long, value_name = "FILE", requires = "etcd_cert")]
-    etcd_key: Option<PathBuf>,
+    #[command(flatten)]
+    pub(super) etcd: EtcdArgs,
     /// Meet in this file instead: all machines of the cluster are processes of this machine.
     #[arg(long, value_name = "FILE", group = "store")]
     embedded: Option<PathBuf>,
-    /// Where in etcd the machines meet.
-    #[arg(long, value_name = "PREFIX", default_value = keys::DEFAULT_PREFIX)]
-    prefix: String,
     /// This machine's id.
     #[arg(long, value_name = "ID", group = "id")]
-    machine_id: Option<MachineId>,
+    pub(super) machine_id: Option<MachineId>,
     /// The file that holds this machine's id, as /etc/machine-id does.
     #[arg(long, value_name = "FILE", group = "id")]
-    machine_id_file: Option<PathBuf>,
+    pub(super) machine_id_file: Option<PathBuf>,
     /// The address at which the other machines reach this one, or where the machine finds it: `auto`, `private`, `public`,
     /// `interface:NAME` or a template such as `{{ GetInterfaceIP "eth0" }}`. `corediscover address` shows what each gives.
     #[arg(long, value_name = "ADDR|SOURCE", required_unless_present = "interface")]
-    advertise: Option<String>,
+    pub(super) advertise: Option<String>,
     /// Advertise the first usable address of this interface; the same as `--advertise interface:NAME`.
     #[arg(long, value_name = "NAME", conflicts_with = "advertise")]
-    interface: Option<String>,
+    pub(super) interface: Option<String>,
     /// How many machines become the first servers: 3 or 5.
     #[arg(long, value_name = "N")]
     expect: usize,
     /// Where the machine keeps its state.
     #[arg(long, value_name = "DIR")]
-    data_dir: PathBuf,
+    pub(super) data_dir: PathBuf,
     /// Flags for the agent, after `--`.
     #[arg(last = true, value_name = "AGENT FLAGS")]
-    agent_flags: Vec<String>,
+    pub(super) agent_flags: Vec<String>,
 }
 
 /// The value of `--etcd-api`.
 #[derive(Debug, Clone, Copy, clap::ValueEnum)]
-enum EtcdApi {
+pub(super) enum EtcdApi {
     V2,
     V3,
     Auto,
@@ -195,6 +202,11 @@ fn store(args: &Args) -> anyhow::Result<Arc<dyn ClaimStore>> {
         let clock = || SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or(Duration::ZERO);
         return Ok(Arc::new(Embedded::in_file(file, Arc::new(clock), CLAIM_TTL).store()));
     }
+    Ok(Arc::new(etcd(&args.etcd)?.0))
+}
+
+/// Connects when first used; with the URLs as they are used, and what TLS needs.
+pub(super) fn etcd(args: &EtcdArgs) -> anyhow::Result<(Etcd, Vec<String>, Option<Tls>)> {
     if !args.prefix.starts_with('/') || args.prefix.trim_end_matches('/').is_empty() {
         return Err(usage(
             format!("--prefix {} is not a path of keys", args.prefix),
@@ -226,7 +238,8 @@ fn store(args: &Args) -> anyhow::Result<Arc<dyn ClaimStore>> {
         }
         None => None,
     };
-    Ok(Arc::new(Etcd::new(endpoints, &args.prefix, tls, CLAIM_TTL, args.etcd_api.into())?))
+    let etcd = Etcd::new(endpoints.clone(), &args.prefix, tls.clone(), CLAIM_TTL, args.etcd_api.into())?;
+    Ok((etcd, endpoints, tls))
 }
 
 /// A URL with a scheme, a host and a port, and nothing else.

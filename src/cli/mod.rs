@@ -14,6 +14,7 @@ mod cmd_run;
 mod compose;
 mod connection;
 mod diff;
+mod doctor;
 mod fleet;
 mod force_leave;
 mod ignition;
@@ -124,6 +125,8 @@ enum Command {
     Catalog(catalog::Args),
     /// See and change the servers: raft, autopilot, how many.
     Operator(operator::Args),
+    /// Look for what commonly goes wrong on this machine, and tell what to do; exit code 1 when there is an error.
+    Doctor(Box<doctor::Args>),
     /// Show the cluster on one screen.
     Status(status::Args),
     /// Print the version.
@@ -180,6 +183,7 @@ fn run(command: Command, output: &mut Output) -> anyhow::Result<u8> {
         Command::Kv(args) => kv::run(args, output),
         Command::Catalog(args) => catalog::run(args, output),
         Command::Operator(args) => operator::run(args, output),
+        Command::Doctor(args) => doctor::run(*args, output),
         Command::Status(args) => status::run(args, output),
         Command::Version(args) => version::run(args, output),
     }

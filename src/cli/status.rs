@@ -10,6 +10,7 @@ use super::connection::{ConnectionArgs, explain};
 use super::members::status_text;
 use super::{EXIT_FAILED, EXIT_FINE, Output, block_on, table};
 use crate::client::{Client, ClientError, Member};
+use crate::model::doctor::cluster::{Disagreement, Peer, disagreements};
 use crate::model::sync::STORAGE_CHECK;
 
 /// Arguments of `status`.
@@ -37,8 +38,14 @@ pub(super) struct Status {
     pub(super) services: BTreeMap<String, usize>,
     /// What is done about servers that are missing, in sentences.
     pub(super) servers: Vec<String>,
-    /// What does not fit together.
+    /// What does not fit together, as sentences.
     pub(super) warnings: Vec<String>,
+    /// The same, for who does something about it.
+    #[serde(skip)]
+    pub(super) disagreements: Vec<Disagreement>,
+    /// The members, as far as that needs them.
+    #[serde(skip)]
+    pub(super) peers: Vec<Peer>,
 }
 
 /// One member for the table.
@@ -75,10 +82,11 @@ pub(super) async fn read(client: &Client) -> Result<Status, ClientError> {
         // Only the leader knows; without an answer the rest is still worth showing.
         match client.get_json::<serde_json::Value>("/v1/operator/servers", &[]).await {
             Ok(report) => status.servers = super::operator::server_lines(&report),
-            Err(error) => status.warnings.push(format!("the leader says nothing about the servers: {error}")),
+            Err(error) => status.disagreements.push(Disagreement::NoReport(error.to_string())),
         }
     }
-    status.warnings.extend(full_disks(client).await?);
+    status.disagreements.extend(full_disks(client).await?.into_iter().map(Disagreement::Disk));
+    status.warnings = status.disagreements.iter().map(ToString::to_string).collect();
     Ok(status)
 }
 
@@ -105,25 +113,19 @@ fn assess(
             format!("{}:{port}", member.addr)
         }
     };
-    let is_alive =
-        |address: &String| members.iter().any(|member| member.status == 1 && rpc_address(member) == *address);
-    let alive = voters.iter().filter(|address| is_alive(address)).count();
-    let quorum = voters.len() / 2 + 1;
-    let mut warnings = Vec::new();
-    if leader.is_empty() {
-        warnings.push("there is no leader: writes and fresh reads fail".to_owned());
-    }
-    for voter in voters.iter().filter(|address| !is_alive(address)) {
-        warnings.push(format!("raft counts {voter} as a voter, gossip does not see it alive"));
-    }
-    let clusters: BTreeSet<&String> = members
+    let peers: Vec<Peer> = members
         .iter()
-        .filter(|member| member.status == 1)
-        .filter_map(|member| member.tags.get("cluster"))
+        .map(|member| Peer {
+            name: member.name.clone(),
+            rpc: rpc_address(member),
+            alive: member.status == 1,
+            cluster: member.tags.get("cluster").cloned(),
+        })
         .collect();
-    if clusters.len() > 1 {
-        warnings.push(format!("members of {} clusters see each other; they do not mix", clusters.len()));
-    }
+    let is_alive = |address: &&String| peers.iter().any(|peer| peer.alive && peer.rpc == **address);
+    let alive = voters.iter().filter(is_alive).count();
+    let quorum = voters.len() / 2 + 1;
+    let disagreements = disagreements(&leader, &voters, &peers);
     let lines = members.iter().map(|member| MemberLine {
         name: member.name.clone(),
         address: member.addr.clone(),
@@ -137,7 +139,9 @@ fn assess(
         voters,
         services,
         servers: Vec::new(),
-        warnings,
+        warnings: Vec::new(),
+        disagreements,
+        peers,
     }
 }
 

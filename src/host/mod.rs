@@ -1,15 +1,21 @@
 //! This machine: its files, its identity, its network interfaces.
 
 pub mod address;
+pub mod clock;
 pub mod descriptors;
 pub mod disk;
 pub mod docker_bridge;
+pub mod docker_socket;
 pub mod files;
 pub mod interfaces;
 pub mod machine_id;
+pub mod modes;
 pub mod net;
 pub mod outside;
+pub mod program;
 pub mod site;
+pub mod sockets;
+pub mod unit_files;
 pub mod versioned;
 
 use anyhow::Context as _;

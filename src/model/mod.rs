@@ -10,6 +10,7 @@ pub mod address;
 pub mod api;
 pub mod catalog;
 pub mod dns;
+pub mod doctor;
 pub mod election;
 pub mod fleet;
 pub mod hcl;

@@ -127,6 +127,52 @@ async fn open(host: &str) -> anyhow::Result<Docker> {
     Ok(docker.negotiate_version().await?)
 }
 
+/// What the engine says about itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EngineVersion {
+    /// Its version.
+    pub version: String,
+    /// The newest version of the API that it speaks.
+    pub api: String,
+}
+
+/// Asks the engine at `host` for its version.
+///
+/// # Errors
+/// When no engine answers there.
+pub async fn version(host: &str) -> anyhow::Result<EngineVersion> {
+    let found = open(host).await?.version().await.context("cannot ask Docker for its version")?;
+    Ok(EngineVersion {
+        version: found.version.unwrap_or_default(),
+        api: found.api_version.unwrap_or_default(),
+    })
+}
+
+/// The name and process of a container that runs in a network of its own and asks the server of all, if there is one.
+///
+/// # Errors
+/// When no engine answers.
+pub async fn a_container(host: &str) -> anyhow::Result<Option<(String, u32)>> {
+    let docker = open(host).await?;
+    let listed = docker.list_containers(None).await.context("cannot list the containers")?;
+    for id in listed.into_iter().filter_map(|container| container.id) {
+        let found = docker.inspect_container(&id, None::<InspectContainerOptions>).await;
+        let Ok(found) = found else { continue };
+        // Who was given a server by hand asks that one.
+        let given = found
+            .host_config
+            .as_ref()
+            .is_some_and(|host| host.dns.as_ref().is_some_and(|dns| !dns.is_empty()));
+        let pid = found.state.as_ref().and_then(|state| u32::try_from(state.pid?).ok());
+        let facts = facts_of(found);
+        let has_network = !given && matches!(facts.network, NetworkMode::Bridge | NetworkMode::Named(_));
+        if let Some(pid) = pid.filter(|pid| *pid > 0 && has_network) {
+            return Ok(Some((facts.name, pid)));
+        }
+    }
+    Ok(None)
+}
+
 /// The gateway of the default bridge network of the engine at `DOCKER_HOST` (or the default socket): the address
 /// of this machine that containers reach. `None` if that network has no gateway.
 ///

@@ -5,6 +5,7 @@
 
 mod changes;
 mod docker;
+mod inside;
 mod link;
 mod probe;
 mod state;
@@ -23,6 +24,7 @@ use crate::model::resolved::{
 use changes::Changes;
 
 pub use docker::{Restart, check_bridge};
+pub use inside::ask_inside;
 pub use state::{Lookup, Status, status};
 
 /// What is wanted.

@@ -111,7 +111,7 @@ fn text_of(path: &str) -> anyhow::Result<Option<String>> {
     Ok(read_if_there(Path::new(path))?.map(|bytes| String::from_utf8_lossy(&bytes).into_owned()))
 }
 
-fn ask(server: SocketAddr, name: &str) -> Lookup {
+pub(super) fn ask(server: SocketAddr, name: &str) -> Lookup {
     match probe::ask(server, name) {
         Ok(answer) if answer.rcode == 0 && answer.records > 0 => Lookup::Found,
         // No error, or no such name.

@@ -5,6 +5,7 @@ mod by_ignition;
 #[allow(dead_code, reason = "the other tests use the rest of it")]
 #[path = "../it/support/docker.rs"]
 mod docker;
+mod doctor;
 mod fleet;
 #[path = "../it/support/ignition.rs"]
 mod ignition;

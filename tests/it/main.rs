@@ -10,6 +10,7 @@ mod cluster;
 mod containers;
 mod dns;
 mod docs;
+mod doctor;
 mod faults;
 mod fleet;
 mod formats;

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use reqwest::Method;
+use reqwest::header::DATE;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
@@ -44,6 +45,8 @@ pub(in crate::bootstrap) struct Http {
 pub(super) struct Reply {
     pub(super) status: u16,
     pub(super) index: Option<Revision>,
+    /// The endpoint's clock, as HTTP tells it.
+    date: Option<String>,
     pub(super) body: Vec<u8>,
 }
 
@@ -108,14 +111,33 @@ impl Http {
         }
     }
 
-    /// etcd's version; `None`: somebody is there, but serves no HTTP, as an etcd whose gRPC has a port of its own.
-    pub(in crate::bootstrap) async fn version(&self) -> Result<Option<Version>> {
+    /// As [`Http::version`], with what the endpoint says about the time.
+    pub(in crate::bootstrap) async fn version_and_date(&self) -> Result<(Option<Version>, Option<String>)> {
         match self.ask(Method::GET, "/version", &[]).await {
-            Ok(reply) if reply.status == 404 => Ok(None),
-            Ok(reply) => Ok(Some(Version::read(&reply.body)?)),
-            Err(Unanswered { no_http: true, .. }) => Ok(None),
+            Ok(reply) if reply.status == 404 => Ok((None, reply.date)),
+            Ok(reply) => Ok((Some(Version::read(&reply.body)?), reply.date)),
+            Err(Unanswered { no_http: true, .. }) => Ok((None, None)),
             Err(unanswered) => Err(unanswered).context("cannot ask for etcd's version"),
         }
+    }
+
+    /// etcd's version; `None`: somebody is there, but serves no HTTP, as an etcd whose gRPC has a port of its own.
+    pub(in crate::bootstrap) async fn version(&self) -> Result<Option<Version>> {
+        Ok(self.version_and_date().await?.0)
+    }
+
+    /// Where etcd 2 says that its members answer; empty where it does not say it.
+    pub(in crate::bootstrap) async fn member_urls(&self) -> Result<Vec<String>> {
+        let reply =
+            self.ask(Method::GET, "/v2/members", &[]).await.context("cannot ask for etcd's members")?;
+        if reply.status == 404 {
+            return Ok(Vec::new());
+        }
+        let answer: serde_json::Value =
+            serde_json::from_slice(&reply.body).context("etcd's list of members is not understood")?;
+        let members = answer["members"].as_array().into_iter().flatten();
+        let urls = members.filter_map(|member| member["clientURLs"].as_array()).flatten();
+        Ok(urls.filter_map(|url| Some(url.as_str()?.to_owned())).collect())
     }
 
     /// One request to the endpoint that answered last, which may wait for ever with its answer.
@@ -146,6 +168,7 @@ impl Http {
         let mut response = request.send().await.map_err(failed)?;
         let status = response.status().as_u16();
         let index = response.headers().get(INDEX_HEADER).and_then(|value| value.to_str().ok()?.parse().ok());
+        let date = response.headers().get(DATE).and_then(|value| Some(value.to_str().ok()?.to_owned()));
         let mut body = Vec::new();
         while let Some(chunk) = response.chunk().await.map_err(failed)? {
             if body.len() + chunk.len() > ANSWER_BYTES_MAX {
@@ -159,7 +182,7 @@ impl Http {
             let reasons = format!("{endpoint}: status {status}: {}", said.trim());
             return Err(Unanswered { reasons, no_http: false });
         }
-        Ok(Reply { status, index, body })
+        Ok(Reply { status, index, date, body })
     }
 }
 

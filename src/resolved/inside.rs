@@ -1,0 +1,56 @@
+//! A question from inside a container that runs: by a thread that enters its network, and nothing else of it.
+
+use std::fs::File;
+use std::net::IpAddr;
+use std::os::fd::AsFd as _;
+use std::path::PathBuf;
+
+use anyhow::{Context as _, bail};
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+
+use super::state::{Lookup, ask};
+use crate::hint::WithHint as _;
+use crate::model::resolved::STANDARD_PORT;
+
+/// Asks, as the container with this process does, the first server in its `resolv.conf`; gives that and its answer.
+///
+/// # Errors
+/// When this is not root, or the container has ended.
+pub fn ask_inside(pid: u32, name: &str) -> anyhow::Result<(IpAddr, Lookup)> {
+    let process = PathBuf::from(format!("/proc/{pid}"));
+    let path = process.join("root/etc/resolv.conf");
+    let text = std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+    let Some(server) = first_server(&text) else { bail!("{} names no server", path.display()) };
+    let network = process.join("ns/net");
+    let network = File::open(&network).with_context(|| format!("cannot open {}", network.display()))?;
+    let name = name.to_owned();
+    // The network is the thread's alone, and goes with it.
+    let asking = std::thread::Builder::new().name("inside".to_owned()).spawn(move || {
+        move_into_link_name_space(network.as_fd(), Some(LinkNameSpaceType::Network))
+            .context("cannot enter the container's network")
+            .hint("run this as root")?;
+        anyhow::Ok(ask((server, STANDARD_PORT).into(), &name))
+    })?;
+    let answer =
+        asking.join().map_err(|_| anyhow::anyhow!("the question in the container's network broke"))??;
+    Ok((server, answer))
+}
+
+fn first_server(text: &str) -> Option<IpAddr> {
+    text.lines().find_map(|line| {
+        let mut words = line.split_whitespace();
+        if words.next() == Some("nameserver") { words.next()?.parse().ok() } else { None }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::first_server;
+
+    #[test]
+    fn the_first_server_is_the_one_that_programs_ask() {
+        let text = "# made by Docker\nsearch x\nnameserver 169.254.53.1\nnameserver 8.8.8.8\n";
+        assert_eq!(first_server(text).unwrap().to_string(), "169.254.53.1");
+        assert_eq!(first_server("search x\n"), None);
+    }
+}

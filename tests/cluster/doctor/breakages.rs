@@ -1,0 +1,219 @@
+//! What goes wrong on one machine.
+
+use super::{INSTALLED, carry_out, is_found, is_found_and_repaired, is_healthy, sh};
+use crate::machines::Machine;
+use crate::story::give_image;
+
+const AGENT: &str = "corediscover-agent.service";
+const REGISTRATOR: &str = "corediscover-registrator.service";
+
+/// Writes a file of the machine.
+fn write(machine: &Machine, path: &str, text: &str) {
+    machine.run(&["sh", "-ec", r#"mkdir -p "$(dirname "$1")"; printf %s "$2" >"$1""#, "write", path, text]);
+}
+
+/// Another program has the agent's port.
+pub(super) fn ports(machine: &Machine) {
+    let unit = "[Service]\nExecStart=/usr/bin/python3 -m http.server 8500 --bind 127.0.0.1\n";
+    write(machine, "/etc/systemd/system/squatter.service", unit);
+    sh(
+        machine,
+        &format!("systemctl daemon-reload; systemctl stop {AGENT}; systemctl start squatter.service"),
+    );
+    machine.until(&["ss", "-Hltn", "sport = :8500"], |text| !text.is_empty());
+    sh(machine, &format!("systemctl start --no-block {AGENT}"));
+    is_found_and_repaired(machine, "ports", "error", "port 8500/tcp (HTTP) is held by python3 (pid ");
+    sh(machine, "rm /etc/systemd/system/squatter.service; systemctl daemon-reload");
+
+    // A program that is no unit, on gossip's port of UDP.
+    sh(machine, &format!("systemctl stop {AGENT}"));
+    let squat = "import socket,time; s=socket.socket(socket.AF_INET,socket.SOCK_DGRAM); s.bind(('0.0.0.0',8301)); time.sleep(9999)";
+    machine.start(&["python3", "-c", squat]);
+    machine.until(&["ss", "-Hlun", "sport = :8301"], |text| !text.is_empty());
+    sh(machine, &format!("systemctl start --no-block {AGENT}"));
+    is_found_and_repaired(machine, "ports", "error", "port 8301/udp (gossip) is held by python3 (pid ");
+}
+
+/// There is no machine-id, in each of its ways.
+pub(super) fn empty_machine_ids(machine: &Machine) {
+    for (break_it, symptom) in [
+        (": >/etc/machine-id", "/etc/machine-id is empty"),
+        ("echo uninitialized >/etc/machine-id", "/etc/machine-id says `uninitialized`"),
+        ("rm /etc/machine-id", "/etc/machine-id is missing"),
+    ] {
+        sh(machine, break_it);
+        is_found_and_repaired(machine, "machine-id", "error", symptom);
+    }
+}
+
+/// The machine is a copy of another: it has that one's machine-id.
+pub(super) fn cloned_machine_id(machine: &Machine, other: &Machine) {
+    let id = other.machine_id();
+    sh(
+        machine,
+        &format!("systemctl stop {AGENT}; echo {id} >/etc/machine-id; systemctl start --no-block {AGENT}"),
+    );
+    let symptom = format!("machine-id {id} is in use twice: {} ({}) has it too", other.name, other.address);
+    is_found_and_repaired(machine, "machine-id", "error", &symptom);
+    is_healthy(other);
+}
+
+/// The address that the others are told is none, or another one than would be chosen.
+pub(super) fn addresses(machine: &Machine, second: &str) {
+    let first = &machine.address;
+    let say = |address: &str| {
+        sh(
+            machine,
+            &format!("sed -i 's/^COREOS_PRIVATE_IPV4=.*/COREOS_PRIVATE_IPV4={address}/' /etc/environment"),
+        );
+    };
+    say("127.0.0.1");
+    is_found_and_repaired(machine, "address", "error", "finds no address for the others (private)");
+    say(second);
+    let symptom = format!("the next start of the agent tells the others {second}, which they cannot use");
+    is_found_and_repaired(machine, "address", "error", &symptom);
+    assert!(sh(machine, "cat /etc/environment").contains(&format!("COREOS_PRIVATE_IPV4={first}")));
+
+    sh(machine, &format!("ip address add {second}/24 dev eth0"));
+    say(second);
+    let symptom =
+        format!("the agent tells the others {first}, and `corediscover address` chooses {second} now");
+    is_found_and_repaired(machine, "address", "error", &symptom);
+    say(first);
+    let symptom =
+        format!("the agent tells the others {second}, and `corediscover address` chooses {first} now");
+    is_found_and_repaired(machine, "address", "error", &symptom);
+    sh(machine, &format!("ip address del {second}/24 dev eth0"));
+    is_healthy(machine);
+}
+
+/// Names are not found: the resolver was not told, programs do not ask it, a container does not.
+pub(super) fn resolver(machine: &Machine) {
+    sh(machine, &format!("{INSTALLED} resolved remove"));
+    let symptom = "programs of this machine do not find consul.service.consul";
+    is_found_and_repaired(machine, "resolved", "error", symptom);
+
+    sh(
+        machine,
+        "cp /etc/nsswitch.conf /root/nsswitch.conf; sed -i 's/^hosts:.*/hosts: files dns/' /etc/nsswitch.conf",
+    );
+    sh(machine, "rm /etc/resolv.conf; echo nameserver 127.0.0.1 >/etc/resolv.conf");
+    is_found_and_repaired(machine, "resolved", "error", symptom);
+    sh(machine, "cp /root/nsswitch.conf /etc/nsswitch.conf");
+
+    // A container that was started before Docker knew about us.
+    sh(
+        machine,
+        &format!(
+            "docker rm -f early; {INSTALLED} resolved remove --docker; systemctl restart docker.service"
+        ),
+    );
+    sh(machine, "docker run -d --name early web; systemctl restart corediscover-resolved.service");
+    is_found_and_repaired(
+        machine,
+        "resolved",
+        "error",
+        "the container early does not find consul.service.consul",
+    );
+
+    sh(machine, "systemctl stop systemd-resolved.service");
+    is_found_and_repaired(machine, "resolved", "error", "systemd-resolved does not run");
+}
+
+/// Docker does not run, or the registrator may not ask it, or everybody may.
+pub(super) fn docker(machine: &Machine) {
+    sh(machine, "systemctl stop docker.socket docker.service");
+    is_found_and_repaired(machine, "docker", "error", "the Docker daemon does not run");
+    for (mode, symptom) in [
+        ("0600", "the registrator may not use /var/run/docker.sock"),
+        ("0666", "every user of this machine may use Docker through /var/run/docker.sock"),
+    ] {
+        sh(machine, &format!("chmod {mode} /var/run/docker.sock"));
+        is_found_and_repaired(machine, "docker", "error", symptom);
+    }
+}
+
+/// Docker's API is open: by its flags, and by a socket unit as CoreOS had it.
+pub(super) fn open_docker(machine: &Machine) {
+    write(machine, "/etc/default/docker", "DOCKER_OPTS=\"-H tcp://0.0.0.0:2375\"\n");
+    sh(machine, "systemctl restart docker.service");
+    is_found_and_repaired(machine, "docker-tcp", "error", "Docker's API is open at tcp://");
+    sh(machine, "rm /etc/default/docker; systemctl restart docker.service");
+
+    let unit = "[Socket]\nListenStream=2375\nBindIPv6Only=both\nService=docker.service\n";
+    write(machine, "/etc/systemd/system/docker-tcp.socket", unit);
+    sh(
+        machine,
+        "systemctl daemon-reload; systemctl stop docker.service; systemctl start docker-tcp.socket docker.service",
+    );
+    is_found_and_repaired(machine, "docker-tcp", "error", "Docker's API is open at tcp://");
+    sh(machine, "rm /etc/systemd/system/docker-tcp.socket; systemctl daemon-reload");
+    is_healthy(machine);
+}
+
+/// Files that everybody may write.
+pub(super) fn files(machine: &Machine) {
+    write(machine, "/opt/bin/prepare", "#!/bin/sh\nexit 0\n");
+    let drop_in = "[Service]\nExecStartPre=/bin/sh /opt/bin/prepare\n";
+    write(machine, "/etc/systemd/system/corediscover-agent.service.d/10-prepare.conf", drop_in);
+    sh(machine, &format!("systemctl daemon-reload; systemctl restart {AGENT}"));
+    is_healthy(machine);
+    for path in [
+        INSTALLED,
+        "/opt/bin",
+        "/opt/bin/prepare",
+        "/etc/systemd/system/corediscover-registrator.service",
+        "/etc/systemd/system/corediscover-agent.service.d",
+        "/var/lib/private/corediscover",
+        "/var/lib/private/corediscover/birth.json",
+    ] {
+        sh(machine, &format!("chmod o+w {path}"));
+        let symptom = format!("every user of this machine may write to {path}");
+        let fix = is_found(machine, "files", "error", &symptom);
+        assert_eq!(fix, format!("chmod o-w {path}"));
+        carry_out(machine, &fix);
+        is_healthy(machine);
+    }
+    sh(
+        machine,
+        "rm -r /etc/systemd/system/corediscover-agent.service.d /opt/bin/prepare; systemctl daemon-reload",
+    );
+    sh(machine, &format!("systemctl restart {AGENT}"));
+    is_healthy(machine);
+}
+
+/// Units that do not run, will not run, fail, or fail again and again.
+pub(super) fn units(machine: &Machine) {
+    sh(machine, &format!("systemctl stop {REGISTRATOR}"));
+    is_found_and_repaired(machine, "units", "error", &format!("{REGISTRATOR} does not run"));
+    sh(machine, &format!("systemctl disable {REGISTRATOR}"));
+    is_found_and_repaired(machine, "units", "warning", &format!("{REGISTRATOR} is not enabled"));
+
+    let drop_in = format!("/etc/systemd/system/{REGISTRATOR}.d/10-broken.conf");
+    for (setting, state, symptom) in [
+        ("Restart=no\n", "failed", "has failed (exit-code)"),
+        ("", "auto-restart", "is restarted again and again"),
+    ] {
+        write(machine, &drop_in, &format!("[Service]\nExecStartPre=/bin/false\n{setting}"));
+        // It fails, which is what is wanted.
+        sh(machine, &format!("systemctl daemon-reload; systemctl restart {REGISTRATOR} || true"));
+        machine.until(&["systemctl", "show", "-p", "SubState", "--value", REGISTRATOR], |now| now == state);
+        let fix = is_found(machine, "units", "error", &format!("{REGISTRATOR} {symptom}"));
+        // The printed command starts it again; what made it fail was a file of somebody's.
+        sh(machine, &format!("rm {drop_in}; systemctl daemon-reload"));
+        carry_out(machine, &fix);
+        is_healthy(machine);
+    }
+    write(machine, &drop_in, "[Service]\nEnvironment=A=1\n");
+    is_found_and_repaired(machine, "units", "warning", &format!("{REGISTRATOR} runs as it was before"));
+    sh(machine, &format!("rm -r {drop_in}; systemctl daemon-reload"));
+
+    sh(
+        machine,
+        &format!("cp /etc/systemd/system/{REGISTRATOR} /root/; systemctl disable --now {REGISTRATOR}"),
+    );
+    sh(machine, &format!("rm /etc/systemd/system/{REGISTRATOR}; systemctl daemon-reload"));
+    is_found_and_repaired(machine, "units", "warning", &format!("{REGISTRATOR} is not installed"));
+    assert_eq!(sh(machine, &format!("cmp /root/{REGISTRATOR} /etc/systemd/system/{REGISTRATOR}")), "");
+    give_image(machine, "web", 80);
+}
