@@ -17,19 +17,18 @@ use crate::host::{address, machine_id};
 use crate::model::address::{AddressSource, Choice, interface_name};
 use crate::model::election::birth::Patience;
 use crate::model::names::MachineId;
+use crate::model::provision::endpoint::{Endpoint, TlsFiles};
 use crate::tasks::Tasks;
 
 /// More first servers than this make every write slower and nothing safer; others can join later.
 const EXPECT_MAX: usize = 9;
-/// etcd's port for clients, where a URL names none.
-const ETCD_PORT: u16 = 2379;
 
 /// Where etcd is, and how it is used.
 #[derive(Debug, Clone, clap::Args)]
 pub(super) struct EtcdArgs {
     /// Where etcd answers; several URLs are separated by commas.
     #[arg(long, value_name = "URL", value_delimiter = ',', group = "store")]
-    pub(super) etcd: Vec<String>,
+    pub(super) etcd: Vec<Endpoint>,
     /// Which of etcd's APIs to use; `auto`: v3, or v2 where etcd's version is below 3.0. The same for all machines.
     #[arg(long, value_name = "v2|v3|auto", value_enum, default_value = "auto", hide_possible_values = true)]
     pub(super) etcd_api: EtcdApi,
@@ -213,59 +212,22 @@ pub(super) fn etcd(args: &EtcdArgs) -> anyhow::Result<(Etcd, Vec<String>, Option
             format!("give one like `{}`", keys::DEFAULT_PREFIX),
         ));
     }
-    let endpoints: Vec<String> = args.etcd.iter().map(|url| endpoint(url)).collect::<anyhow::Result<_>>()?;
-    let encrypted = endpoints.iter().filter(|url| url.starts_with("https://")).count();
-    if encrypted != 0 && encrypted != endpoints.len() {
-        return Err(usage("--etcd mixes http and https", "give all URLs with the same scheme"));
-    }
-    let tls = match &args.etcd_ca {
-        Some(authority) if encrypted > 0 => Some(Tls {
-            authority: read_pem(authority)?,
-            identity: match (&args.etcd_cert, &args.etcd_key) {
-                (Some(certificate), Some(key)) => Some((read_pem(certificate)?, read_pem(key)?)),
-                _ => None,
+    let given =
+        TlsFiles { ca: args.etcd_ca.as_ref(), cert: args.etcd_cert.as_ref(), key: args.etcd_key.as_ref() };
+    let files = given.for_endpoints(&args.etcd).map_err(|error| usage(error, error.advice()))?;
+    let tls = match files {
+        Some(files) => Some(Tls {
+            authority: read_pem(files.ca)?,
+            identity: match files.identity {
+                Some((certificate, key)) => Some((read_pem(certificate)?, read_pem(key)?)),
+                None => None,
             },
         }),
-        Some(_) => return Err(usage("--etcd-ca is for https", "write the URLs of --etcd with https://")),
-        None if encrypted > 0 => {
-            return Err(usage(
-                "--etcd with https needs the authority that signed etcd's certificate",
-                "give its PEM file with --etcd-ca",
-            ));
-        }
-        None if args.etcd_cert.is_some() => {
-            return Err(usage("--etcd-cert is for https", "write the URLs of --etcd with https://"));
-        }
         None => None,
     };
+    let endpoints: Vec<String> = args.etcd.iter().map(ToString::to_string).collect();
     let etcd = Etcd::new(endpoints.clone(), &args.prefix, tls.clone(), CLAIM_TTL, args.etcd_api.into())?;
     Ok((etcd, endpoints, tls))
-}
-
-/// A URL with a scheme, a host and a port, and nothing else.
-fn endpoint(url: &str) -> anyhow::Result<String> {
-    let parsed = url.split_once("://").and_then(|(scheme, rest)| {
-        let host = rest.trim_end_matches('/');
-        let fits = matches!(scheme, "http" | "https")
-            && !host.is_empty()
-            && !host.contains(['/', '@', '?', '#', ' ']);
-        fits.then_some((scheme, host))
-    });
-    let Some((scheme, host)) = parsed else {
-        return Err(usage(
-            format!("`{url}` is not a URL of etcd"),
-            "write it like `http://10.0.0.1:2379`; separate several by commas",
-        ));
-    };
-    let port = host.rsplit_once(':').filter(|(_, port)| !port.ends_with(']')).map(|(_, port)| port);
-    match port {
-        None => Ok(format!("{scheme}://{host}:{ETCD_PORT}")),
-        Some(port) if port.parse::<u16>().is_ok_and(|port| port > 0) => Ok(format!("{scheme}://{host}")),
-        Some(port) => Err(usage(
-            format!("`{url}` has no port `{port}`"),
-            "a port is a number between 1 and 65535; etcd's is 2379",
-        )),
-    }
 }
 
 fn read_pem(path: &Path) -> anyhow::Result<Vec<u8>> {
@@ -274,20 +236,4 @@ fn read_pem(path: &Path) -> anyhow::Result<Vec<u8>> {
 
 fn usage(message: impl std::fmt::Display, advice: impl std::fmt::Display) -> anyhow::Error {
     fault(message, advice).context(Usage("bootstrap cannot start like this"))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::endpoint;
-
-    #[test]
-    fn an_endpoint_is_a_url_with_a_port() {
-        assert_eq!(endpoint("http://10.0.0.1:2379/").unwrap(), "http://10.0.0.1:2379");
-        assert_eq!(endpoint("https://etcd.example").unwrap(), "https://etcd.example:2379");
-        assert_eq!(endpoint("http://[::1]").unwrap(), "http://[::1]:2379");
-        assert_eq!(endpoint("http://[::1]:4001").unwrap(), "http://[::1]:4001");
-        for bad in ["10.0.0.1:2379", "ftp://a", "http://", "http://a/b", "http://a:0", "http://u:p@a", ""] {
-            assert!(endpoint(bad).is_err(), "{bad}");
-        }
-    }
 }

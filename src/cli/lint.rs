@@ -8,7 +8,7 @@ use serde_json::json;
 
 use super::{EXIT_FAILED, EXIT_FINE, Output};
 use crate::hint::{WithHint as _, fault};
-use crate::model::provision::lint::{Finding, Language, Severity, in_original_order, lint};
+use crate::model::provision::lint::{Finding, Language, Severity, lint, original};
 
 /// Largest file that is read, in bytes: no provider takes user-data of more than 64 KiB.
 const FILE_BYTES_MAX: usize = 256 << 10;
@@ -59,8 +59,7 @@ pub(crate) fn run(args: Args, output: &mut Output) -> anyhow::Result<u8> {
     let name = args.file.display().to_string();
     let text = read(&args.file)?;
     if args.compat {
-        let findings: Vec<Finding> =
-            in_original_order(&text).into_iter().filter(|finding| finding.rule.is_original()).collect();
+        let findings = original(&text);
         let lines: String = findings.iter().map(|finding| format!("{}\n", finding.original())).collect();
         output.data(&lines)?;
         return Ok(if findings.is_empty() { EXIT_FINE } else { EXIT_FAILED });

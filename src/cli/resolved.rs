@@ -11,7 +11,9 @@ use super::{EXIT_FAILED, EXIT_FINE, Output, Usage};
 use crate::hint::fault;
 use crate::model::provision::spec::{DnsPort, Domain};
 use crate::model::resolved::{LINK_ADDRESS, Mode, Target};
-use crate::resolved::{Containers, Lookup, Restart, Status, Wanted, apply, check_bridge, remove, status};
+use crate::resolved::{
+    Containers, Lookup, Restart, Status, Wanted, apply, check_bridge, remove, restore, status,
+};
 
 /// Arguments of `resolved`.
 #[derive(clap::Args)]
@@ -24,6 +26,8 @@ pub(crate) struct Args {
 enum Part {
     /// Make the resolver ask the agent for names of its domain; done twice it changes nothing more.
     Apply(ApplyArgs),
+    /// After a boot, before dockerd starts: the address that Docker's settings name answers containers again.
+    Restore,
     /// Leave the resolver as it was before.
     Remove(RemoveArgs),
     /// Show what is set, and whether names get to the agent; exit code 1 when they do not.
@@ -152,6 +156,10 @@ pub(crate) fn run(args: Args, output: &mut Output) -> anyhow::Result<u8> {
             tell(&done.changes, &done.notes, output)?;
             let Target { agent, domain } = &wanted.target;
             output.note(&format!("names of {domain} go to {agent}, by mode {}", done.mode));
+        }
+        Part::Restore => {
+            let (changes, notes) = restore()?;
+            tell(&changes, &notes, output)?;
         }
         Part::Remove(args) => {
             let (changes, notes) = remove(args.docker, !args.no_block)?;

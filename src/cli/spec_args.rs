@@ -11,7 +11,7 @@ use crate::host::files::{self, MODE_PUBLIC};
 use crate::model::names::Datacenter;
 use crate::model::provision::binary::Binary;
 use crate::model::provision::draft::Draft;
-use crate::model::provision::etcd::{Endpoint, Etcd, Peer};
+use crate::model::provision::etcd::{Endpoint, Etcd, MachineFile, Peer, TlsFiles};
 use crate::model::provision::explain::explain;
 use crate::model::provision::format::{Format, OutputFile};
 use crate::model::provision::render::RenderError;
@@ -27,6 +27,15 @@ pub(super) struct SpecArgs {
     /// An etcd that is there already; without it, an etcd of each machine on 127.0.0.1:2379.
     #[arg(long, value_name = "URL,…", value_delimiter = ',')]
     etcd: Vec<Endpoint>,
+    /// The file on the machines with the authority that signed etcd's certificate (PEM); needed for https.
+    #[arg(long, value_name = "PATH")]
+    etcd_ca: Option<MachineFile>,
+    /// The file on the machines with their certificate for etcd (PEM).
+    #[arg(long, value_name = "PATH")]
+    etcd_cert: Option<MachineFile>,
+    /// The file on the machines with the key of that certificate (PEM).
+    #[arg(long, value_name = "PATH")]
+    etcd_key: Option<MachineFile>,
     /// No etcd: machines meet by gossip at these addresses. The first of them, as many as --servers, are the servers; all
     /// other machines are clients.
     #[arg(long, value_name = "ADDRESS,…", value_delimiter = ',', conflicts_with = "etcd")]
@@ -77,7 +86,7 @@ pub(super) enum Request {
 /// A spec, and how its output is to look.
 pub(super) struct Made {
     /// The spec.
-    pub(super) spec: Spec,
+    pub(super) spec: Box<Spec>,
     explains: bool,
 }
 
@@ -86,15 +95,20 @@ impl SpecArgs {
     pub(super) fn request(self, format: Format, more: Draft, output: &mut Output) -> anyhow::Result<Request> {
         let (print_spec, explains) = (self.print_spec, self.explain);
         let spec = self.into_spec(format, more).map_err(|error| match error.downcast_ref::<SpecError>() {
-            Some(_) => advise(error, format_args!("see `corediscover {} --help`", format.name()))
-                .context(Usage("these options do not fit together")),
+            Some(fault) => {
+                let advice = match fault {
+                    SpecError::Tls(fault) => fault.advice().to_owned(),
+                    _ => format!("see `corediscover {} --help`", format.name()),
+                };
+                advise(error, advice).context(Usage("these options do not fit together"))
+            }
             None => error,
         })?;
         if print_spec {
             output.data(&spec_file::print(&spec)?)?;
             return Ok(Request::Done);
         }
-        Ok(Request::Make(Made { spec, explains }))
+        Ok(Request::Make(Made { spec: Box::new(spec), explains }))
     }
 
     fn into_spec(self, format: Format, more: Draft) -> anyhow::Result<Spec> {
@@ -123,6 +137,7 @@ impl SpecArgs {
         let flags = Draft {
             servers: self.servers,
             etcd: self.etcd,
+            etcd_files: TlsFiles { ca: self.etcd_ca, cert: self.etcd_cert, key: self.etcd_key },
             join: self.join,
             binary: self.binary,
             datacenter: self.datacenter,

@@ -10,7 +10,7 @@ use hyper::header::{
 };
 use hyper::{Method, Request, Response, StatusCode};
 
-use super::{Program, Settings};
+use super::{Program, Settings, Snapshot};
 use crate::hint;
 use crate::model::provision::served::{BINARY_PATH, DIGEST_PATH};
 
@@ -30,6 +30,11 @@ struct Content {
 impl Content {
     fn text(text: impl Into<Bytes>, kind: &'static str) -> Self {
         Self { bytes: text.into(), kind, tag: None }
+    }
+
+    fn program(snapshot: Snapshot) -> Self {
+        let tag = Some(format!("\"{}\"", snapshot.digest));
+        Self { bytes: snapshot.content, kind: "application/octet-stream", tag }
     }
 }
 
@@ -68,10 +73,13 @@ fn find(
     local: SocketAddr,
     path: &str,
 ) -> anyhow::Result<Result<Content, String>> {
+    if let Some(digest) = path.strip_prefix(BINARY_PATH).and_then(|rest| rest.strip_prefix('/')) {
+        let reason = || "no binary with this sha512: it was served two binaries ago or never".to_owned();
+        return Ok(program.with_digest(digest)?.map(Content::program).ok_or_else(reason));
+    }
     let now = program.look()?;
     if path == BINARY_PATH {
-        let tag = Some(format!("\"{}\"", now.digest));
-        return Ok(Ok(Content { bytes: now.content, kind: "application/octet-stream", tag }));
+        return Ok(Ok(Content::program(now)));
     }
     if path == DIGEST_PATH {
         let name = BINARY_PATH.trim_start_matches('/');

@@ -46,13 +46,14 @@ impl Settings {
     /// # Errors
     /// When `base` is no URL that can stand in user-data.
     pub(crate) fn pages(&self, base: &str, digest: &str) -> anyhow::Result<Pages> {
-        let url: Url = format!("{base}{BINARY_PATH}")
+        // With its digest: a machine that boots with what it was given before the binary was replaced gets what it wants.
+        let url: Url = format!("{base}{BINARY_PATH}/{digest}")
             .parse()
             .with_context(|| format!("{base} cannot be the URL of this server"))
             .hint("give one like http://10.0.0.1:8080 with --url")?;
         let binary = Binary::Download { url, sha512: digest.to_owned() };
         let documents = documents(&self.draft, &binary, self.explained)?;
-        let index = index(base, &documents, digest);
+        let index = index(base, &documents, digest, self.draft.node.unwrap_or_default());
         Ok(Pages { documents, index })
     }
 

@@ -1,5 +1,7 @@
 //! The binary that is served: read once, with its digest, and again when its file is another one.
 //!
+//! The binary before the last change is kept too: machines that were given its digest before still want it.
+//!
 //! All answers of one look come from one copy in memory, so a file that is replaced or written to while machines download
 //! is never sent half old and half new.
 
@@ -51,11 +53,25 @@ impl Stamp {
     }
 }
 
-/// The file, and its last known state.
+/// The file, and what is known of it.
 #[derive(Debug)]
 pub struct Program {
     path: PathBuf,
-    known: Mutex<Snapshot>,
+    known: Mutex<Known>,
+}
+
+#[derive(Debug)]
+struct Known {
+    last: Snapshot,
+    /// What the file was before, with other content.
+    before: Option<Snapshot>,
+}
+
+impl Known {
+    fn with_digest(&self, digest: &str) -> Option<Snapshot> {
+        let all = std::iter::once(&self.last).chain(&self.before);
+        all.into_iter().find(|snapshot| &*snapshot.digest == digest).cloned()
+    }
 }
 
 impl Program {
@@ -64,8 +80,8 @@ impl Program {
     /// # Errors
     /// When it is no file that can be served.
     pub fn open(path: PathBuf) -> anyhow::Result<Self> {
-        let known = Mutex::new(read(&path)?);
-        Ok(Self { path, known })
+        let known = Known { last: read(&path)?, before: None };
+        Ok(Self { path, known: Mutex::new(known) })
     }
 
     /// The file as it is now. It reads the disk when the file is another one than before.
@@ -76,11 +92,27 @@ impl Program {
         let found = std::fs::metadata(&self.path)
             .with_context(|| format!("cannot look at {}", self.path.display()))?;
         let mut known = self.known.lock();
-        if known.stamp != Stamp::of(&found) {
-            *known = read(&self.path)?;
-            tracing::info!(sha512 = &*known.digest, "{} has changed", self.path.display());
+        if known.last.stamp != Stamp::of(&found) {
+            let now = read(&self.path)?;
+            tracing::info!(sha512 = &*now.digest, "{} has changed", self.path.display());
+            let last = std::mem::replace(&mut known.last, now);
+            if last.digest != known.last.digest {
+                known.before = Some(last);
+            }
         }
-        Ok(known.clone())
+        Ok(known.last.clone())
+    }
+
+    /// What has this digest: the file as it is, or as it was before.
+    ///
+    /// # Errors
+    /// As [`Program::look`], if it was not known already.
+    pub fn with_digest(&self, digest: &str) -> anyhow::Result<Option<Snapshot>> {
+        if let Some(found) = self.known.lock().with_digest(digest) {
+            return Ok(Some(found));
+        }
+        self.look()?;
+        Ok(self.known.lock().with_digest(digest))
     }
 }
 
@@ -128,6 +160,14 @@ mod tests {
         assert_eq!((&first.content[..], &second.content[..]), (&b"abc"[..], &b"abd"[..]));
         std::fs::remove_file(&path).unwrap();
         assert!(program.look().is_err());
+        for snapshot in [&first, &second] {
+            let found = program.with_digest(&snapshot.digest).unwrap().unwrap();
+            assert_eq!(found.content, snapshot.content, "machines that know its digest still get it");
+        }
+        write_atomic(&path, b"abe", MODE_PUBLIC).unwrap();
+        program.look().unwrap();
+        assert!(program.with_digest(&first.digest).unwrap().is_none(), "only the last two are kept");
+        assert!(program.with_digest(&second.digest).unwrap().is_some());
     }
 
     #[test]

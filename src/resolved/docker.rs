@@ -11,7 +11,7 @@ use crate::hint::{WithHint as _, causes, fault};
 use crate::host::files::read_if_there;
 use crate::host::{self, interfaces};
 use crate::model::resolved::docker::{
-    BRIDGE_ADDRESS, DAEMON_FILE, UNREAD, bridge, is_all_ours, with_server, without_server,
+    BRIDGE_ADDRESS, DAEMON_FILE, TOLD, UNREAD, bridge, is_all_ours, with_server, without_server,
 };
 use crate::model::resolved::{LINK_ADDRESS, bridge as chosen};
 
@@ -49,8 +49,16 @@ pub(super) fn must_take_servers() -> anyhow::Result<()> {
     if system::runs_with_flag("dockerd", "--dns")? {
         return Err(fault(
             format!("dockerd runs with --dns, and would not start with `dns` in {DAEMON_FILE} beside it"),
+            "take --dns out of dockerd's flags: what it says can stand in `dns` of that file, behind our address",
+        ));
+    }
+    if let Some(file) = system::value_of_flag("dockerd", "--config-file")?
+        && file != DAEMON_FILE
+    {
+        return Err(fault(
+            format!("dockerd runs with --config-file {file}, and would not read {DAEMON_FILE}"),
             format!(
-                "take --dns out of dockerd's flags, or give it --dns {LINK_ADDRESS} and leave --docker out"
+                "move that file to {DAEMON_FILE} and take --config-file out of dockerd's flags, or leave --docker out"
             ),
         ));
     }
@@ -69,8 +77,9 @@ pub fn check_bridge(address: IpAddr) -> anyhow::Result<()> {
         .hint("give the address of a bridge of containers (`ip address show docker0`), or leave --bridge out")
 }
 
-/// Addresses of the bridge, now and after dockerd's next start: containers that are given one with `--dns` ask there.
-pub(super) fn bridges(asked: Option<IpAddr>) -> anyhow::Result<Vec<IpAddr>> {
+/// Addresses of the bridge, now and after dockerd's next start: containers that are given one with `--dns` ask there. None
+/// at which others than containers would find an open resolver.
+pub(super) fn bridges(asked: Option<IpAddr>, changes: &mut Changes) -> anyhow::Result<Vec<IpAddr>> {
     if let Some(address) = asked {
         return Ok(vec![address]);
     }
@@ -84,6 +93,14 @@ pub(super) fn bridges(asked: Option<IpAddr>) -> anyhow::Result<Vec<IpAddr>> {
     if found.is_empty() {
         found.push(BRIDGE_ADDRESS);
     }
+    let facts = host::address::facts()?;
+    found.retain(|address| match chosen::check(*address, &facts) {
+        Ok(()) => true,
+        Err(error) => {
+            changes.note(format!("the resolver does not answer at the bridge's address: {error}"));
+            false
+        }
+    });
     Ok(found)
 }
 
@@ -106,15 +123,24 @@ pub(super) fn add(restart: Restart, changes: &mut Changes) -> anyhow::Result<()>
     let text = with_server(&read()?, address())
         .with_context(|| format!("cannot add to {DAEMON_FILE}"))
         .hint(FILE_ADVICE)?;
+    let mut late = None;
+    if let Some(started) = started()? {
+        // An earlier run may have left the restart to the user.
+        let is_news = text.is_some() && !still_gives(&started)?;
+        if is_news || is_unread_by(&started)? {
+            // First, so that a run that ends behind the file is finished by the next one.
+            changes::set(UNREAD, Some(&started))?;
+            late = Some(started);
+        }
+    }
     if let Some(text) = &text {
         changes::set(DAEMON_FILE, Some(text))?;
         changes.made(format!("put {LINK_ADDRESS} first in `dns` of {DAEMON_FILE}"));
     }
-    // An earlier run may have left the restart to the user.
-    let late = match started()? {
-        Some(started) if text.is_some() || is_unread_by(&started)? => started,
-        _ => return changes::set(UNREAD, None).map(drop),
-    };
+    changes::set(TOLD, None)?;
+    if late.is_none() {
+        return changes::set(UNREAD, None).map(drop);
+    }
     let restarts = match restart {
         Restart::Never => false,
         Restart::WhenIdle => is_idle(changes),
@@ -127,7 +153,6 @@ pub(super) fn add(restart: Restart, changes: &mut Changes) -> anyhow::Result<()>
         changes::set(UNREAD, None)?;
         changes.made("restarted dockerd");
     } else {
-        changes::set(UNREAD, Some(&late))?;
         changes.note(
             "dockerd reads this when it starts: `systemctl restart docker`, which stops containers unless live-restore \
              is on; until then new containers ask as before",
@@ -154,21 +179,29 @@ pub(super) fn is_told() -> anyhow::Result<bool> {
     Ok(without_server(&text, address()).is_ok_and(|left| left.is_some()))
 }
 
-/// Takes out what [`add`] put in.
-pub(super) fn take(changes: &mut Changes) -> anyhow::Result<()> {
-    changes::set(UNREAD, None)?;
+/// Whether this start of dockerd gives containers our address although the file no longer says so.
+fn still_gives(started: &str) -> anyhow::Result<bool> {
+    Ok(read_if_there(Path::new(TOLD))?.is_some_and(|told| told == started.as_bytes()))
+}
+
+/// Takes out what [`add`] put in. True: a dockerd runs that read it, and gives containers our address until its next start.
+pub(super) fn take(changes: &mut Changes) -> anyhow::Result<bool> {
     let text = read()?;
     let left = without_server(&text, address())
         .with_context(|| format!("cannot take our server out of {DAEMON_FILE}"))
         .hint(FILE_ADVICE)?;
-    let Some(left) = left else { return Ok(()) };
-    let ours = is_all_ours(&text, address());
-    changes::set(DAEMON_FILE, if ours { None } else { Some(&left) })?;
-    changes.made(format!("took {LINK_ADDRESS} out of `dns` of {DAEMON_FILE}"));
-    if system::succeeds("systemctl", &["--quiet", "is-active", DOCKER])? {
-        changes.note(format!(
-            "containers that run ask {LINK_ADDRESS} until they are made again; dockerd forgets it at its next start"
-        ));
+    let giving = match started()? {
+        Some(started) if still_gives(&started)? => Some(started),
+        Some(started) if left.is_some() && !is_unread_by(&started)? => Some(started),
+        _ => None,
+    };
+    changes::set(TOLD, giving.as_deref())?;
+    changes::set(UNREAD, None)?;
+    if let Some(left) = left {
+        let is_link = Path::new(DAEMON_FILE).is_symlink();
+        let ours = is_all_ours(&text, address()) && !is_link;
+        changes::set(DAEMON_FILE, if ours { None } else { Some(&left) })?;
+        changes.made(format!("took {LINK_ADDRESS} out of `dns` of {DAEMON_FILE}"));
     }
-    Ok(())
+    Ok(giving.is_some())
 }

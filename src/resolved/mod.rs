@@ -107,6 +107,32 @@ pub fn apply(wanted: &Wanted) -> anyhow::Result<Done> {
     Ok(Done { mode, changes, notes })
 }
 
+/// After a boot, before dockerd starts: where Docker's settings name our address, the resolver answers there, so that
+/// containers that start with dockerd find it. Nothing where they name none.
+///
+/// # Errors
+/// When this is not root, there is no resolver, it is too old, or a program fails.
+pub fn restore() -> anyhow::Result<(Vec<String>, Vec<String>)> {
+    system::must_be_root("resolved restore")?;
+    let mut changes = Changes::default();
+    if docker::is_told()? {
+        let version = system::version()?;
+        system::must_resolve()?;
+        must_serve_containers(version)?;
+        // One that is there may have a bridge that was asked for.
+        if read_if_there(Path::new(CONTAINERS))?.is_some() {
+            link::make(&mut changes)?;
+        } else {
+            let serve =
+                prepare_containers(Containers { bridge: None, restart: Restart::Never }, &mut changes)?;
+            changes.file(CONTAINERS, Some(&serve))?;
+        }
+        changes.settle()?;
+        must_answer_containers()?;
+    }
+    Ok(changes.into_parts())
+}
+
 /// Takes back what [`apply`] did, whatever the way was; what was done for containers only with `containers`. Without
 /// `wait` a restart of the resolver is only asked for, which units need: it would wait for them, and they for it.
 ///
@@ -118,15 +144,27 @@ pub fn remove(containers: bool, wait: bool) -> anyhow::Result<(Vec<String>, Vec<
     let mut docker = Ok(());
     if containers {
         // First, so that nobody starts a container that asks an address where nobody is.
-        docker = docker::take(&mut changes);
-        changes.file(CONTAINERS, None)?;
+        let giving = docker::take(&mut changes).unwrap_or_else(|error| {
+            docker = Err(error);
+            false
+        });
+        if giving {
+            changes.note(format!(
+                "dockerd gives containers {LINK_ADDRESS} until it starts again, so the resolver goes on answering there: \
+                 `systemctl restart docker`, which stops containers unless live-restore is on, then \
+                 `corediscover resolved remove --docker` once more; containers that run through that restart ask \
+                 {LINK_ADDRESS} until they are started again themselves"
+            ));
+        } else {
+            changes.file(CONTAINERS, None)?;
+        }
     }
     changes.file(DROP_IN, None)?;
     changes.file(DELEGATE, None)?;
     changes.settle()?;
     let serves = read_if_there(Path::new(CONTAINERS))?.is_some();
     link::unset(serves, &mut changes)?;
-    if serves {
+    if serves && !containers {
         changes.note(format!(
             "containers still ask the resolver at {LINK_ADDRESS}; `corediscover resolved remove --docker` ends that too"
         ));
@@ -168,7 +206,7 @@ fn must_serve_containers(version: u32) -> anyhow::Result<()> {
 fn prepare_containers(wanted: Containers, changes: &mut Changes) -> anyhow::Result<String> {
     link::make(changes).context("containers need an address that they reach on every bridge")?;
     let mut addresses = vec![IpAddr::V4(LINK_ADDRESS)];
-    addresses.extend(docker::bridges(wanted.bridge)?);
+    addresses.extend(docker::bridges(wanted.bridge, changes)?);
     addresses.dedup();
     Ok(containers(&addresses))
 }

@@ -111,6 +111,16 @@ pub(super) enum Again {
     Restart,
 }
 
+impl Again {
+    /// As it is written down until it is done.
+    pub(super) fn word(self) -> &'static str {
+        match self {
+            Self::Reload => "reload\n",
+            Self::Restart => "restart\n",
+        }
+    }
+}
+
 /// Makes the resolver read its files, if it runs. More than five restarts in ten seconds would stop it for good, so
 /// when that happened its count is set back and it is started.
 ///
@@ -141,20 +151,29 @@ pub(super) fn read_again(how: Again, wait: bool) -> anyhow::Result<()> {
 
 /// Whether a program of this name runs somewhere, and with an argument that begins so.
 pub(super) fn runs_with_flag(name: &str, flag: &str) -> anyhow::Result<bool> {
+    Ok(value_of_flag(name, flag)?.is_some())
+}
+
+/// The value of a flag of a program of this name that runs somewhere: behind `=`, or the next argument.
+pub(super) fn value_of_flag(name: &str, flag: &str) -> anyhow::Result<Option<String>> {
     let folder = std::fs::read_dir("/proc").context("cannot read /proc")?;
     for entry in folder {
         let path = entry.context("cannot read /proc")?.path();
         // A process may end while it is looked at.
         let Ok(line) = std::fs::read(path.join("cmdline")) else { continue };
-        let mut words = line.split(|byte| *byte == 0);
-        let program = words.next().map(|word| String::from_utf8_lossy(word).into_owned());
-        let is_it =
-            program.is_some_and(|program| Path::new(&program).file_name().is_some_and(|file| file == name));
-        if is_it
-            && words.any(|word| word == flag.as_bytes() || word.starts_with(format!("{flag}=").as_bytes()))
-        {
-            return Ok(true);
+        let line = String::from_utf8_lossy(&line);
+        let mut words = line.split('\0');
+        let program = words.next().map(Path::new).and_then(Path::file_name);
+        if program.is_none_or(|program| program != name) {
+            continue;
+        }
+        while let Some(word) = words.next() {
+            match word.strip_prefix(flag) {
+                Some("") => return Ok(Some(words.next().unwrap_or_default().to_owned())),
+                Some(rest) if rest.starts_with('=') => return Ok(Some(rest[1..].to_owned())),
+                _ => {}
+            }
         }
     }
-    Ok(false)
+    Ok(None)
 }

@@ -380,7 +380,7 @@ mod tests {
     fn a_provisioned_machine_needs_no_flags() {
         let settings = of(&Spec::default());
         assert_eq!(settings.sources, ["from /etc/systemd/system/corediscover-agent.service"]);
-        assert_eq!(settings.etcd.unwrap().etcd, ["http://127.0.0.1:2379"]);
+        assert_eq!(settings.etcd.unwrap().etcd[0].to_string(), "http://127.0.0.1:2379");
         assert_eq!(settings.advertise, Some(Advertise::Source("private".parse().unwrap())));
         assert_eq!(settings.data_dir.display().to_string(), "/var/lib/corediscover");
         assert_eq!(settings.http.to_string(), "http://127.0.0.1:8500");

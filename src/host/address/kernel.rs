@@ -142,10 +142,11 @@ mod tests {
         let refusing = line("ffffffff", "00200200", "lo");
         assert_eq!(default_of_v6(&refusing), None);
         let table = format!(
-            "{refusing}{}{}",
+            "{refusing}{}{}{}",
+            line("00000001", "00000201", "eth0"),
             line("00000400", "00000003", "eth1"),
-            line("00000100", "00000003", "eth0")
+            line("00000100", "00000003", "eth2")
         );
-        assert_eq!(default_of_v6(&table).as_deref(), Some("eth0"));
+        assert_eq!(default_of_v6(&table).as_deref(), Some("eth2"));
     }
 }

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
+use super::endpoint::is_plain_path;
 use super::etcd::Url;
 use super::spec::SpecError;
 
@@ -66,9 +67,7 @@ impl FromStr for Binary {
             "image" => parse_image(value).map(Self::Image),
             "url" => {
                 let (url, digest) = value.rsplit_once(",sha512=").ok_or(SpecError::Digest)?;
-                let is_digest =
-                    digest.len() == SHA512_DIGITS && digest.bytes().all(|byte| byte.is_ascii_hexdigit());
-                if !is_digest {
+                if !is_digest(digest, SHA512_DIGITS) {
                     return Err(SpecError::Digest);
                 }
                 Ok(Self::Download { url: url.parse()?, sha512: digest.to_ascii_lowercase() })
@@ -78,10 +77,13 @@ impl FromStr for Binary {
     }
 }
 
+/// Whether a text is a digest of so many hexadecimal digits.
+pub(super) fn is_digest(text: &str, digits: usize) -> bool {
+    text.len() == digits && text.bytes().all(|byte| byte.is_ascii_hexdigit())
+}
+
 fn parse_path(text: &str) -> Result<String, SpecError> {
-    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"/._-".contains(&byte);
-    let climbs = text.split('/').skip(1).any(|part| matches!(part, "" | "." | ".."));
-    if !text.starts_with('/') || climbs || !text.bytes().all(plain) {
+    if !is_plain_path(text) {
         return Err(SpecError::Path(text.to_owned()));
     }
     if text.starts_with("/tmp/") || text.starts_with("/var/tmp/") {

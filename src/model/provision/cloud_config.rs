@@ -7,7 +7,7 @@ use serde::Serialize;
 use super::etcd::{DISCOVERY_PLACEHOLDER, Etcd};
 use super::render::{RenderError, indented, render};
 use super::spec::Spec;
-use super::units::{INSTALL, Manager, unit_files};
+use super::units::{INSTALL, Manager, TlsValues, unit_files};
 
 /// Indentation of a unit's text: below `content:` of an entry in `coreos.units`.
 const CONTENT_INDENT: usize = 8;
@@ -21,6 +21,7 @@ struct Values {
     discovery: Option<String>,
     fleet: bool,
     etcd: Option<String>,
+    etcd_files: Option<TlsValues>,
     address: &'static str,
     units: Vec<UnitValues>,
 }
@@ -53,7 +54,7 @@ pub fn cloud_config(spec: &Spec) -> Result<String, RenderError> {
     let discovery = match &spec.etcd {
         Etcd::Local { discovery: Some(url) } => Some(url.to_string()),
         Etcd::Local { discovery: None } => Some(DISCOVERY_PLACEHOLDER.to_owned()),
-        Etcd::Given(_) | Etcd::Absent { .. } => None,
+        Etcd::Given { .. } | Etcd::Absent { .. } => None,
     };
     let placeholder = needs_discovery(spec);
     let mut units = vec![plain("docker.service")];
@@ -82,6 +83,7 @@ pub fn cloud_config(spec: &Spec) -> Result<String, RenderError> {
             discovery,
             fleet: spec.fleet,
             etcd: spec.etcd.endpoints(),
+            etcd_files: spec.etcd.tls().map(TlsValues::of),
             address: spec.address.substitution(),
             units,
         },
@@ -101,7 +103,9 @@ fn plain(name: &str) -> UnitValues {
 mod tests {
     use super::cloud_config;
     use crate::model::provision::Spec;
-    use crate::model::provision::etcd::Etcd;
+    use crate::model::provision::draft::Draft;
+    use crate::model::provision::etcd::{Etcd, TlsFiles};
+    use crate::model::provision::format::Format;
     use crate::model::provision::spec::AddressSource;
 
     #[test]
@@ -127,13 +131,29 @@ mod tests {
 
     #[test]
     fn machines_with_another_etcd_run_none_themselves() {
-        let endpoints =
-            vec!["https://10.0.0.9:2379".parse().unwrap(), "https://10.0.0.8:2379".parse().unwrap()];
-        let spec =
-            Spec { etcd: Etcd::new(endpoints, None, vec![]).unwrap(), fleet: false, ..Spec::default() };
+        let draft = Draft {
+            etcd: ["https://10.0.0.9:2379", "https://10.0.0.8:2379"].map(|url| url.parse().unwrap()).to_vec(),
+            etcd_files: TlsFiles {
+                ca: Some("/etc/etcd/ca.pem".parse().unwrap()),
+                cert: Some("/etc/etcd/cert.pem".parse().unwrap()),
+                key: Some("/etc/etcd/key.pem".parse().unwrap()),
+            },
+            ..Draft::default()
+        };
+        let with_fleet = Draft { fleet: Some(true), ..draft.clone() }.into_spec(Format::CloudConfig).unwrap();
+        let fleet = cloud_config(&with_fleet).unwrap();
+        assert!(
+            fleet.contains(
+                "    etcd_cafile: \"/etc/etcd/ca.pem\"\n    etcd_certfile: \"/etc/etcd/cert.pem\"\n"
+            ),
+            "{fleet}"
+        );
+        assert!(fleet.contains("    etcd_keyfile: \"/etc/etcd/key.pem\"\n"), "{fleet}");
+        let spec = draft.into_spec(Format::CloudConfig).unwrap();
         let text = cloud_config(&spec).unwrap();
         assert!(!text.contains("  etcd2:") && !text.contains("fleet.service"), "{text}");
         assert!(!text.contains("\"etcd2.service\""), "{text}");
         assert!(text.contains("--etcd https://10.0.0.9:2379,https://10.0.0.8:2379 \\\n"), "{text}");
+        assert!(text.contains("--etcd-ca /run/corediscover-etcd/ca.pem \\\n"), "{text}");
     }
 }

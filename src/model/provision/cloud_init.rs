@@ -7,15 +7,18 @@ use serde::Serialize;
 use super::binary::Binary;
 use super::render::{RenderError, indented, render};
 use super::spec::Spec;
-use super::units::{INSTALL, Manager, unit_files};
+use super::units::{INSTALL, Manager, UnitFile, unit_files};
 
+/// The unit that installs what is missing; it is only written here, where apt is.
+const PACKAGES: &str = "corediscover-packages.service";
+/// Longest pause between two tries, in seconds.
+const PAUSE_MAX: u8 = 60;
 /// Indentation of a unit's text: below `content:` of an entry in `write_files`.
 const CONTENT_INDENT: usize = 6;
 
 #[derive(Serialize)]
 struct Values {
     servers: u8,
-    downloads: bool,
     files: Vec<FileValues>,
     units: Vec<String>,
 }
@@ -26,17 +29,38 @@ struct FileValues {
     content: String,
 }
 
+#[derive(Serialize)]
+struct PackagesValues {
+    /// Programs that are looked for.
+    programs: &'static [&'static str],
+    /// Debian packages with them.
+    packages: &'static [&'static str],
+    pause_max: u8,
+    ending: &'static str,
+}
+
+/// `corediscover-packages.service`.
+fn packages_unit(spec: &Spec) -> Result<UnitFile, RenderError> {
+    let (programs, packages): (&[&str], &[&str]) = match spec.binary {
+        Binary::Download { .. } => (&["dockerd", "curl"], &["docker.io", "curl", "ca-certificates"]),
+        Binary::Path(_) | Binary::Image(_) => (&["dockerd"], &["docker.io"]),
+    };
+    let ending = Manager::Systemd.ending();
+    let text = render("packages", &PackagesValues { programs, packages, pause_max: PAUSE_MAX, ending })?;
+    Ok(UnitFile { name: PACKAGES, text })
+}
+
 /// The user-data of `spec`.
 ///
 /// # Errors
 /// Never for a template of this program.
 pub fn cloud_init(spec: &Spec) -> Result<String, RenderError> {
-    let files = unit_files(spec, Manager::Systemd)?;
+    let mut files = vec![packages_unit(spec)?];
+    files.extend(unit_files(spec, Manager::Systemd)?);
     render(
         "cloud-init",
         &Values {
             servers: spec.servers.count(),
-            downloads: matches!(spec.binary, Binary::Download { .. }),
             // The agent's unit requires the one that fetches the binary, and waits for it.
             units: files
                 .iter()
@@ -60,7 +84,7 @@ mod tests {
     fn units_are_written_enabled_and_started_without_waiting() {
         let text = cloud_init(&Spec::default()).unwrap();
         let read: serde_json::Value = serde_saphyr::from_str(&text).unwrap();
-        assert_eq!(read["write_files"].as_array().unwrap().len(), 3);
+        assert_eq!(read["write_files"].as_array().unwrap().len(), 5);
         let commands = read["runcmd"].as_array().unwrap();
         let start = commands.last().unwrap().as_array().unwrap();
         assert_eq!(start[..3], ["systemctl", "--no-block", "start"], "{text}");
@@ -74,6 +98,6 @@ mod tests {
         let text = cloud_init(&Spec { binary, ..Spec::default() }).unwrap();
         assert!(text.contains("command -v curl"), "{text}");
         let read: serde_json::Value = serde_saphyr::from_str(&text).unwrap();
-        assert_eq!(read["write_files"].as_array().unwrap().len(), 4);
+        assert_eq!(read["write_files"].as_array().unwrap().len(), 6);
     }
 }

@@ -10,6 +10,7 @@ use serde::Serialize;
 use super::binary::Binary;
 use super::render::{RenderError, render};
 use super::spec::{AddressSource, NodeSource, Spec};
+use super::units::TlsValues;
 use super::yaml::quoted;
 
 /// The image when none is named: what `make image` builds.
@@ -24,6 +25,8 @@ struct Values<'a> {
     servers: u8,
     image: &'a str,
     command: Vec<String>,
+    /// Files of the machine that the agent reads.
+    files: Vec<String>,
     registry: String,
 }
 
@@ -43,6 +46,14 @@ pub fn compose(spec: &Spec) -> Result<String, RenderError> {
             servers: spec.servers.count(),
             image,
             command: command(spec).iter().map(|word| quoted(word)).collect(),
+            files: spec
+                .etcd
+                .tls()
+                .map(TlsValues::of)
+                .iter()
+                .flat_map(TlsValues::flags)
+                .map(|(_, path)| path.to_owned())
+                .collect(),
             registry: format!("consul://{}", SocketAddr::new(spec.agent_address(), HTTP_PORT)),
         },
     )
@@ -63,15 +74,12 @@ fn command(spec: &Spec) -> Vec<String> {
     let mut words: Vec<String> = Vec::new();
     let mut add = |more: &[&str]| words.extend(more.iter().map(|&word| word.to_owned()));
     if let Some(etcd) = spec.etcd.endpoints() {
-        add(&[
-            "bootstrap",
-            "--etcd",
-            &etcd,
-            "--machine-id-file",
-            "/etc/machine-id",
-            "--advertise",
-            &advertise,
-        ]);
+        add(&["bootstrap", "--etcd", &etcd]);
+        let files = spec.etcd.tls().map(TlsValues::of);
+        for (flag, path) in files.iter().flat_map(TlsValues::flags) {
+            add(&[flag, path]);
+        }
+        add(&["--machine-id-file", "/etc/machine-id", "--advertise", &advertise]);
         add(&["--expect", &servers, "--data-dir", "/data", "--"]);
     } else {
         add(&["agent", "-bootstrap-expect", &servers]);
@@ -100,6 +108,7 @@ fn command(spec: &Spec) -> Vec<String> {
 mod tests {
     use super::compose;
     use crate::model::provision::draft::Draft;
+    use crate::model::provision::etcd::TlsFiles;
     use crate::model::provision::format::Format;
 
     fn agent(draft: Draft) -> Vec<String> {
@@ -113,6 +122,19 @@ mod tests {
         let words = agent(Draft::default());
         assert_eq!(words[..3], ["bootstrap", "--etcd", "http://127.0.0.1:2379"]);
         assert_eq!(words[words.len() - 4..], ["-dns-port", "8600", "-client", "127.0.0.1"]);
+    }
+
+    #[test]
+    fn the_agent_sees_the_machines_files_for_an_etcd_with_encryption() {
+        let files = ["ca", "cert", "key"].map(|name| Some(format!("/etc/etcd/{name}.pem").parse().unwrap()));
+        let [ca, cert, key] = files;
+        let etcd = vec!["https://10.0.0.9".parse().unwrap()];
+        let draft = Draft { etcd, etcd_files: TlsFiles { ca, cert, key }, ..Draft::default() };
+        let words = agent(draft.clone()).join(" ");
+        let flags = "--etcd-ca /etc/etcd/ca.pem --etcd-cert /etc/etcd/cert.pem --etcd-key /etc/etcd/key.pem";
+        assert!(words.contains(flags), "{words}");
+        let text = compose(&draft.into_spec(Format::Compose).unwrap()).unwrap();
+        assert!(text.contains("      - \"/etc/etcd/key.pem:/etc/etcd/key.pem:ro\"\n"), "{text}");
     }
 
     #[test]

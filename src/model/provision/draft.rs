@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use super::binary::Binary;
-use super::etcd::{Endpoint, Etcd, Peer, Url};
+use super::etcd::{Endpoint, Etcd, MachineFile, Peer, TlsFiles, Url};
 use super::format::Format;
 use super::spec::{AddressSource, DnsPort, Domain, NodeSource, Servers, Spec, SpecError};
 use crate::model::names::Datacenter;
@@ -15,6 +15,8 @@ pub struct Draft {
     pub servers: Option<Servers>,
     /// An etcd that is there already.
     pub etcd: Vec<Endpoint>,
+    /// Files on the machines for its encryption.
+    pub etcd_files: TlsFiles<MachineFile>,
     /// Where the machines' own etcd2 members find each other.
     pub discovery: Option<Url>,
     /// Machines to join at, where there is no etcd.
@@ -39,18 +41,19 @@ pub struct Draft {
 
 impl Draft {
     /// These settings where they say something, else those of `below`. Where the machines meet is one setting: whoever
-    /// names an etcd here has not got the discovery URL of `below` as well.
+    /// names an etcd here has not got the discovery URL of `below` as well, nor the files for its etcd.
     #[must_use]
     pub fn over(self, below: Self) -> Self {
         let meets = !self.etcd.is_empty() || self.discovery.is_some() || !self.join.is_empty();
-        let (etcd, discovery, join) = if meets {
-            (self.etcd, self.discovery, self.join)
+        let (etcd, discovery, join, etcd_files) = if meets {
+            (self.etcd, self.discovery, self.join, self.etcd_files)
         } else {
-            (below.etcd, below.discovery, below.join)
+            (below.etcd, below.discovery, below.join, self.etcd_files.or(below.etcd_files))
         };
         Self {
             servers: self.servers.or(below.servers),
             etcd,
+            etcd_files,
             discovery,
             join,
             fleet: self.fleet.or(below.fleet),
@@ -69,7 +72,7 @@ impl Draft {
     /// # Errors
     /// When settings exclude each other, or the format cannot express one.
     pub fn into_spec(self, format: Format) -> Result<Spec, SpecError> {
-        let etcd = Etcd::new(self.etcd, self.discovery, self.join)?;
+        let etcd = Etcd::new(self.etcd, self.discovery, self.join, self.etcd_files)?;
         let is_usual = format == Format::CloudConfig && matches!(etcd, Etcd::Local { .. });
         let fleet = format.has_fleet() && self.fleet.unwrap_or(is_usual);
         if fleet && matches!(etcd, Etcd::Absent { .. }) {
@@ -102,7 +105,8 @@ impl Draft {
 #[cfg(test)]
 mod tests {
     use super::Draft;
-    use crate::model::provision::etcd::Etcd;
+    use crate::model::provision::endpoint::TlsError;
+    use crate::model::provision::etcd::{Etcd, TlsFiles};
     use crate::model::provision::format::Format;
     use crate::model::provision::spec::{AddressSource, SpecError};
 
@@ -122,7 +126,29 @@ mod tests {
         let spec = flags.clone().over(file).into_spec(Format::CloudConfig).unwrap();
         assert_eq!(spec.servers.count(), 3);
         assert_eq!(spec.dns_port.number(), 53);
-        assert_eq!(spec.etcd, Etcd::Given(flags.etcd));
+        assert_eq!(spec.etcd, Etcd::Given { endpoints: flags.etcd, tls: None });
+    }
+
+    #[test]
+    fn an_etcd_with_encryption_is_refused_without_its_authority_and_a_file_goes_with_its_etcd() {
+        let file = |path: &str| Some(path.parse().unwrap());
+        let closed = Draft { etcd: vec!["https://10.0.0.9".parse().unwrap()], ..Draft::default() };
+        for format in Format::ALL {
+            let refused = closed.clone().into_spec(format);
+            assert_eq!(refused, Err(SpecError::Tls(TlsError::NoAuthority)), "{format:?}");
+        }
+        let files = TlsFiles { ca: file("/etc/etcd/ca.pem"), ..TlsFiles::default() };
+        let whole = Draft { etcd_files: files.clone(), ..closed };
+        assert!(whole.clone().into_spec(Format::Units).is_ok());
+        let flags = Draft { etcd: vec!["http://10.0.0.1".parse().unwrap()], ..Draft::default() };
+        assert!(
+            flags.over(whole.clone()).into_spec(Format::Units).is_ok(),
+            "the file was for the other etcd"
+        );
+        let (cert, key) = (file("/etc/etcd/cert.pem"), file("/etc/etcd/key.pem"));
+        let flags = Draft { etcd_files: TlsFiles { ca: None, cert, key }, ..Draft::default() };
+        let spec = flags.over(whole).into_spec(Format::Units).unwrap();
+        assert!(spec.etcd.tls().is_some_and(|tls| tls.identity.is_some()));
     }
 
     #[test]

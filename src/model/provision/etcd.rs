@@ -4,7 +4,8 @@ use std::fmt;
 use std::net::IpAddr;
 use std::str::FromStr;
 
-use super::spec::{Domain, Servers, SpecError};
+pub use super::endpoint::{Endpoint, MachineFile, Tls, TlsFiles};
+use super::spec::{Servers, SpecError, is_domain_name};
 
 /// Where the machine's own etcd answers.
 pub const ETCD_LOCAL: &str = "http://127.0.0.1:2379";
@@ -50,27 +51,6 @@ impl FromStr for Url {
     }
 }
 
-/// Where etcd answers: scheme, host and port.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Endpoint(String);
-
-impl fmt::Display for Endpoint {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl FromStr for Endpoint {
-    type Err = SpecError;
-    fn from_str(text: &str) -> Result<Self, SpecError> {
-        let fault = || SpecError::Endpoint(text.to_owned());
-        let url: Url = text.trim_end_matches('/').parse().map_err(|_| fault())?;
-        let host = url.as_str().split_once("://").map(|(_, host)| host).ok_or_else(fault)?;
-        let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._:[]".contains(&byte);
-        if host.bytes().all(plain) { Ok(Self(url.0)) } else { Err(fault()) }
-    }
-}
-
 /// Another machine, by address or host name; the port is gossip's.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Peer(String);
@@ -93,7 +73,7 @@ impl FromStr for Peer {
         let is_address = text.parse::<IpAddr>().is_ok();
         // A name of digits and dots is an address with a mistake.
         let is_number = text.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.');
-        if is_address || (!is_number && text.parse::<Domain>().is_ok()) {
+        if is_address || (!is_number && is_domain_name(text)) {
             Ok(Self(text.to_owned()))
         } else {
             Err(SpecError::Peer(text.to_owned()))
@@ -110,7 +90,12 @@ pub enum Etcd {
         discovery: Option<Url>,
     },
     /// An etcd that is there already.
-    Given(Vec<Endpoint>),
+    Given {
+        /// Where it answers.
+        endpoints: Vec<Endpoint>,
+        /// Files on the machines for its encryption; `None` without.
+        tls: Option<Tls<MachineFile>>,
+    },
     /// No etcd: the servers meet by gossip.
     Absent {
         /// Machines to join at. The first of them, as many as there are to be servers, are the servers: only they may
@@ -120,11 +105,17 @@ pub enum Etcd {
 }
 
 impl Etcd {
-    /// From what a user gave: endpoints, or a discovery URL, or machines to join at, or nothing.
+    /// From what a user gave: endpoints, or a discovery URL, or machines to join at, or nothing; and files for encryption.
     ///
     /// # Errors
-    /// When more than one is given, or too many of one.
-    pub fn new(endpoints: Vec<Endpoint>, discovery: Option<Url>, join: Vec<Peer>) -> Result<Self, SpecError> {
+    /// When more than one is given, or too many of one, or the files do not fit.
+    pub fn new(
+        endpoints: Vec<Endpoint>,
+        discovery: Option<Url>,
+        join: Vec<Peer>,
+        files: TlsFiles<MachineFile>,
+    ) -> Result<Self, SpecError> {
+        let tls = files.for_endpoints(&endpoints)?;
         if !join.is_empty() {
             return match join.len() {
                 _ if !endpoints.is_empty() || discovery.is_some() => Err(SpecError::JoinWithEtcd),
@@ -135,7 +126,7 @@ impl Etcd {
         match (endpoints.len(), discovery) {
             (0, discovery) => Ok(Self::Local { discovery }),
             (_, Some(_)) => Err(SpecError::DiscoveryWithEndpoints),
-            (1..=ENDPOINTS_MAX, None) => Ok(Self::Given(endpoints)),
+            (1..=ENDPOINTS_MAX, None) => Ok(Self::Given { endpoints, tls }),
             (count, None) => Err(SpecError::EndpointCount(count)),
         }
     }
@@ -144,10 +135,18 @@ impl Etcd {
     pub fn endpoints(&self) -> Option<String> {
         match self {
             Self::Local { .. } => Some(ETCD_LOCAL.to_owned()),
-            Self::Given(endpoints) => {
+            Self::Given { endpoints, .. } => {
                 Some(endpoints.iter().map(ToString::to_string).collect::<Vec<_>>().join(","))
             }
             Self::Absent { .. } => None,
+        }
+    }
+
+    /// Files on the machines for the encryption of an etcd that is there already.
+    pub fn tls(&self) -> Option<&Tls<MachineFile>> {
+        match self {
+            Self::Given { tls, .. } => tls.as_ref(),
+            Self::Local { .. } | Self::Absent { .. } => None,
         }
     }
 
@@ -161,14 +160,14 @@ impl Etcd {
     pub fn join(&self) -> &[Peer] {
         match self {
             Self::Absent { join } => join,
-            Self::Local { .. } | Self::Given(_) => &[],
+            Self::Local { .. } | Self::Given { .. } => &[],
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{Endpoint, Etcd, Peer, Url};
+    use super::{Endpoint, Etcd, Peer, TlsFiles, Url};
     use crate::model::provision::SpecError;
 
     #[test]
@@ -189,26 +188,15 @@ mod tests {
     }
 
     #[test]
-    fn an_etcd_endpoint_is_an_address_and_nothing_more() {
-        assert_eq!("http://10.0.0.1:2379/".parse::<Endpoint>().unwrap().to_string(), "http://10.0.0.1:2379");
-        assert!("https://[fd00::1]:2379".parse::<Endpoint>().is_ok());
-        for wrong in ["10.0.0.1:2379", "http://user@a:2379", "http://a:2379/v2/keys", "http://a:2379?x"] {
-            assert!(matches!(wrong.parse::<Endpoint>(), Err(SpecError::Endpoint(_))), "{wrong}");
-        }
-    }
-
-    #[test]
     fn a_discovery_url_and_an_etcd_exclude_each_other() {
         let endpoint: Endpoint = "http://10.0.0.1:2379".parse().unwrap();
         let url: Url = "https://discovery.etcd.io/1".parse().unwrap();
-        assert_eq!(
-            Etcd::new(vec![endpoint.clone()], Some(url), vec![]),
-            Err(SpecError::DiscoveryWithEndpoints)
-        );
-        assert_eq!(Etcd::new(vec![endpoint.clone(); 17], None, vec![]), Err(SpecError::EndpointCount(17)));
+        let new = |endpoints, discovery, join| Etcd::new(endpoints, discovery, join, TlsFiles::default());
+        assert_eq!(new(vec![endpoint.clone()], Some(url), vec![]), Err(SpecError::DiscoveryWithEndpoints));
+        assert_eq!(new(vec![endpoint.clone(); 17], None, vec![]), Err(SpecError::EndpointCount(17)));
         let peer: Peer = "10.0.0.1".parse().unwrap();
-        assert_eq!(Etcd::new(vec![endpoint], None, vec![peer.clone()]), Err(SpecError::JoinWithEtcd));
-        assert_eq!(Etcd::new(vec![], None, vec![peer; 17]), Err(SpecError::PeerCount(17)));
+        assert_eq!(new(vec![endpoint], None, vec![peer.clone()]), Err(SpecError::JoinWithEtcd));
+        assert_eq!(new(vec![], None, vec![peer; 17]), Err(SpecError::PeerCount(17)));
     }
 
     #[test]

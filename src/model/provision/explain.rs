@@ -15,6 +15,11 @@ const REASONS: &[(&str, &str)] = &[
     ),
     ("Requires=corediscover-install.service", "the binary is there before anything needs it"),
     ("After=", "an order for those that are there; the others do not matter"),
+    ("Before=docker.service", "Docker's settings outlive a boot, and the address that they name does not"),
+    (
+        "ConditionFileIsExecutable=",
+        "at the first boot the binary may come later, and Docker knows nothing yet",
+    ),
     ("AssertFileIsExecutable=", "a missing binary is a failure with a name, not a restart for ever"),
     ("StartLimitIntervalSec=", "no limit: a machine that waits long for the others must not give up"),
     ("Type=notify", "started means ready: what comes after this unit finds an agent that answers"),
@@ -36,17 +41,19 @@ const REASONS: &[(&str, &str)] = &[
     ("ConfigurationDirectory=docker", "the other place: Docker's settings name the server for containers"),
     ("ExecStopPost=-", "what this unit made, it removes"),
     (
-        "ExecStart=/bin/sh -c 'cd /opt/bin || exit 1; rm -f",
-        "tried with longer and longer pauses; a machine that has a binary goes on with it after a few tries",
+        "ExecStart=/bin/sh -c 'pause=",
+        "tried until it works, at every boot: the first one may be without a network, or somebody else holds apt's lock",
     ),
     (
-        "ExecStart=/bin/sh -c 'cd /opt/bin || exit 1; test -e",
-        "used only if it is what was meant, and put in place in one step: the old one or the new one, never half",
+        "ExecStart=/bin/sh -c 'cd",
+        "tried with longer and longer pauses, put in place in one step; a machine that has a binary goes on with it in the end",
     ),
     ("ExecStart=", "the same on every machine; what differs, the machine looks up itself"),
     ("ExecReload=", "systemctl reload reads the configuration files again"),
     ("Restart=on-failure", "a crash is repaired by a restart; a clean stop stays one"),
     ("Restart=always", "it has no reason to end, so an end is a failure"),
+    ("RuntimeDirectory=", "readable for this unit alone, and gone when it stops"),
+    ("ExecStartPre=+", "as root: the unit's own user could not read the files for etcd's encryption"),
     ("LimitNOFILE=", "one file for each connection; 1024 are few for an agent"),
     ("DynamicUser=yes", "no root: a user of its own that exists while the unit runs"),
     ("StateDirectory=", "/var/lib/corediscover: the log, the replica and who this machine is"),
@@ -129,7 +136,7 @@ pub fn explain(text: &str) -> String {
 mod tests {
     use super::{REASONS, explain};
     use crate::model::provision::Spec;
-    use crate::model::provision::etcd::Etcd;
+    use crate::model::provision::etcd::{Etcd, TlsFiles};
     use crate::model::provision::format::Format;
     use crate::model::provision::units::{Manager, unit_files};
 
@@ -147,8 +154,11 @@ mod tests {
         let digest = "0".repeat(128);
         let download = format!("url=https://a.example/b,sha512={digest}").parse().unwrap();
         let mut texts = Vec::new();
-        for binary in [Spec::default().binary, download] {
-            let spec = Spec { binary, etcd: Etcd::Local { discovery: None }, ..Spec::default() };
+        let files = TlsFiles { ca: Some("/etc/ca.pem".parse().unwrap()), ..TlsFiles::default() };
+        let encrypted = Etcd::new(vec!["https://a".parse().unwrap()], None, vec![], files).unwrap();
+        let local = Etcd::Local { discovery: None };
+        for (binary, etcd) in [(Spec::default().binary, encrypted), (download, local)] {
+            let spec = Spec { etcd, binary, ..Spec::default() };
             for format in Format::ALL {
                 texts.extend(format.files(&spec).unwrap().into_iter().map(|file| file.text));
             }

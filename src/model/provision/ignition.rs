@@ -164,7 +164,7 @@ mod tests {
         assert_eq!(file["contents"]["source"], "https://a.example/c%20d");
         assert_eq!(file["contents"]["verification"]["hash"], format!("sha512-{}", "ab".repeat(64)));
         let units = config["systemd"]["units"].as_array().unwrap();
-        assert_eq!(units.len(), 3);
+        assert_eq!(units.len(), 4);
         assert!(units.iter().all(|unit| !unit["contents"].as_str().unwrap().contains("install")));
     }
 
@@ -174,7 +174,7 @@ mod tests {
         let config = read(&Spec { binary, ..Spec::default() }, Version::default());
         assert_eq!(config["ignition"]["version"], "3.3.0");
         assert!(config.get("storage").is_none());
-        assert_eq!(config["systemd"]["units"].as_array().unwrap().len(), 4);
+        assert_eq!(config["systemd"]["units"].as_array().unwrap().len(), 5);
     }
 
     #[test]

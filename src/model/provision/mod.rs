@@ -11,6 +11,7 @@ pub mod compose;
 pub mod diff;
 pub mod docker_run;
 pub mod draft;
+pub mod endpoint;
 pub mod etcd;
 pub mod explain;
 pub mod format;

@@ -3,10 +3,12 @@
 use tera::{Context, Tera};
 
 /// The templates, by the name that includes use.
-const TEMPLATES: [(&str, &str); 12] = [
+const TEMPLATES: [(&str, &str); 14] = [
     ("agent", include_str!("../../../templates/agent.service.tera")),
     ("registrator", include_str!("../../../templates/registrator.service.tera")),
     ("resolved", include_str!("../../../templates/resolved.service.tera")),
+    ("containers", include_str!("../../../templates/containers.service.tera")),
+    ("packages", include_str!("../../../templates/packages.service.tera")),
     ("install", include_str!("../../../templates/install.service.tera")),
     ("etcd2-checks", include_str!("../../../templates/etcd2-checks.conf.tera")),
     ("cloud-config", include_str!("../../../templates/cloud-config.yaml.tera")),

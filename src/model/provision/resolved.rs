@@ -1,4 +1,5 @@
-//! The unit by which a machine's own resolver finds the agent: it runs `corediscover resolved`, with the spec's options.
+//! The units by which a machine's own resolver finds the agent, and containers the resolver: they run
+//! `corediscover resolved`, with the spec's options.
 
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -63,9 +64,28 @@ pub fn unit(spec: &Spec, manager: Manager) -> Result<String, RenderError> {
     )
 }
 
+#[derive(Serialize)]
+struct ContainersValues<'a> {
+    binary: &'a str,
+    ending: &'a str,
+}
+
+/// `corediscover-containers.service`: Docker's settings outlive a boot, and what they name does not. `None` where the agent
+/// answers containers itself, and for fleet, which starts its units long after Docker.
+///
+/// # Errors
+/// Never for a template of this program.
+pub fn containers_unit(spec: &Spec, manager: Manager) -> Result<Option<String>, RenderError> {
+    if !serves_containers(spec) || manager == Manager::Fleet {
+        return Ok(None);
+    }
+    let values = ContainersValues { binary: spec.binary.path(), ending: manager.ending() };
+    render("containers", &values).map(Some)
+}
+
 #[cfg(test)]
 mod tests {
-    use super::unit;
+    use super::{containers_unit, unit};
     use crate::model::provision::Spec;
     use crate::model::provision::units::Manager;
 
@@ -107,6 +127,8 @@ mod tests {
                 ..Spec::default()
             };
             assert_eq!(commands(&spec).len(), lines, "{client}");
+            let early = containers_unit(&spec, Manager::Systemd).unwrap();
+            assert_eq!(early.is_some(), lines == 3, "{client}");
         }
     }
 }

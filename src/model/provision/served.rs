@@ -5,10 +5,10 @@ use super::binary::Binary;
 use super::draft::Draft;
 use super::format::Format;
 use super::render::RenderError;
-use super::spec::SpecError;
+use super::spec::{NodeSource, SpecError};
 use super::{butane, cloud_config, cloud_init, explain, ignition, units};
 
-/// Where the binary is.
+/// Where the binary is; with `/` and its sha512 behind it, this one and no other.
 pub const BINARY_PATH: &str = "/corediscover";
 /// Where its digest is, as `sha512sum -c` reads it.
 pub const DIGEST_PATH: &str = "/corediscover.sha512";
@@ -90,8 +90,12 @@ fn path_of(format: Format) -> &'static str {
     }
 }
 
+/// What to do where machines have no names of their own.
+const NAMES: &str = "Machines are called by their host names. Where DHCP gives none, all are `localhost` or `ubuntu`, and cannot \
+meet:\n  serve with --node machine-id";
+
 /// The page at `/`: what is there, with the line to type on the machine. `base` is the server's URL without a final slash.
-pub fn index(base: &str, documents: &[Document], digest: &str) -> String {
+pub fn index(base: &str, documents: &[Document], digest: &str, names: NodeSource) -> String {
     let is_there =
         |path: &str| documents.iter().any(|document| document.path == path && document.text.is_ok());
     let mut lines = vec![
@@ -102,6 +106,9 @@ pub fn index(base: &str, documents: &[Document], digest: &str) -> String {
             "  curl -fsSLO {base}{BINARY_PATH} && curl -fsSL {base}{DIGEST_PATH} | sha512sum -c && chmod 0755 corediscover"
         ),
     ];
+    if names == NodeSource::Hostname {
+        lines.extend([String::new(), NAMES.to_owned()]);
+    }
     let ways = [
         (
             "Debian, Ubuntu: cloud-init, by the kernel's command line or as the machine's SMBIOS serial number",
@@ -149,6 +156,7 @@ pub fn index(base: &str, documents: &[Document], digest: &str) -> String {
     }
     lines.extend([String::new(), "All paths:".to_owned()]);
     lines.extend([BINARY_PATH, DIGEST_PATH].map(|path| format!("  {path}")));
+    lines.push(format!("  {BINARY_PATH}/{digest}"));
     lines.extend(documents.iter().map(|document| match &document.text {
         Ok(_) => format!("  {}", document.path),
         Err(error) => format!("  {} is not there: {error}", document.path),
@@ -159,7 +167,7 @@ pub fn index(base: &str, documents: &[Document], digest: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{documents, index};
+    use super::{NodeSource, documents, index};
     use crate::model::provision::draft::Draft;
 
     #[test]
@@ -189,9 +197,12 @@ mod tests {
         let join = ["10.0.0.1", "10.0.0.2", "10.0.0.3"].map(|peer| peer.parse().unwrap()).to_vec();
         let draft = Draft { join, fleet: Some(true), ..Draft::default() };
         let all = documents(&draft, &"image=a".parse().unwrap(), false).unwrap();
-        let page = index("http://a:1", &all, "ab");
+        let page = index("http://a:1", &all, "ab", NodeSource::Hostname);
         assert!(page.contains("/cloud-config is not there: fleet needs etcd"), "{page}");
         assert!(page.contains("ds=nocloud;s=http://a:1/cloud-init/\n"), "{page}");
         assert!(!page.contains("cloud-config-url="), "{page}");
+        assert!(page.contains("serve with --node machine-id\n"), "{page}");
+        let page = index("http://a:1", &all, "ab", NodeSource::MachineId);
+        assert!(!page.contains("--node"), "{page}");
     }
 }

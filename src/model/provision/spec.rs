@@ -7,6 +7,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 
 use super::binary::{BINARY_PATH, Binary, SHA512_DIGITS};
+use super::endpoint::TlsError;
 use super::etcd::{ENDPOINTS_MAX, Etcd, PEERS_MAX};
 pub use crate::model::address::AddressSource;
 use crate::model::names::{DNS_LABEL_BYTES_MAX, Datacenter, NameError};
@@ -15,6 +16,11 @@ use crate::model::names::{DNS_LABEL_BYTES_MAX, Datacenter, NameError};
 pub const SERVERS_MAX: u8 = 9;
 /// Servers when nothing else is said: one may fail.
 pub const SERVERS_DEFAULT: u8 = 3;
+/// Longest domain in bytes, as the agent reads `domain`: names of nodes and services stand before it, and a name in DNS has
+/// 253 in all.
+pub const DOMAIN_BYTES_MAX: usize = 199;
+/// Longest name in DNS, in bytes without the final dot.
+const NAME_BYTES_MAX: usize = 253;
 /// Consul's DNS port for agents that are not to be root.
 pub const DNS_PORT_DEFAULT: u16 = 8600;
 
@@ -34,6 +40,17 @@ pub enum SpecError {
         "`{0}` is not an etcd endpoint: give http://HOST:PORT or https://HOST:PORT, nothing after the port"
     )]
     Endpoint(String),
+    /// Nobody listens there.
+    #[error("`{0}` has no port `{1}`: a port is a number between 1 and 65535; etcd's is 2379")]
+    EndpointPort(String, String),
+    /// Endpoints and the files for their encryption.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    /// Not absolute, or with characters that units and shells read differently.
+    #[error(
+        "`{0}` is not usable as a file on the machines: give an absolute path of letters, digits and `/._-`"
+    )]
+    MachineFile(String),
     /// None, or so many that the line becomes too long for fleet.
     #[error("{0} etcd endpoints are not possible: give 1 to {ENDPOINTS_MAX}")]
     EndpointCount(usize),
@@ -109,7 +126,10 @@ pub enum SpecError {
     #[error("`{0}` is not an image name: use [REGISTRY/]NAME[:TAG] or NAME@sha256:DIGEST")]
     Image(String),
     /// The domain that DNS serves.
-    #[error("`{0}` is not a domain: use labels of letters, digits and inner hyphens, separated by dots")]
+    #[error(
+        "`{0}` is not a domain: use labels of letters, digits and inner hyphens, separated by dots, of at most \
+         {DOMAIN_BYTES_MAX} bytes"
+    )]
     Domain(String),
     /// As the datacenter's own rule says.
     #[error(transparent)]
@@ -180,18 +200,24 @@ impl FromStr for Domain {
     type Err = SpecError;
     fn from_str(text: &str) -> Result<Self, SpecError> {
         let name = text.strip_suffix('.').unwrap_or(text).to_ascii_lowercase();
-        let is_label = |label: &str| {
-            (1..=DNS_LABEL_BYTES_MAX).contains(&label.len())
-                && !label.starts_with('-')
-                && !label.ends_with('-')
-                && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
-        };
-        if name.len() <= 253 && name.split('.').all(is_label) {
+        if name.len() <= DOMAIN_BYTES_MAX && is_domain_name(&name) {
             Ok(Self(name))
         } else {
             Err(SpecError::Domain(text.to_owned()))
         }
     }
+}
+
+/// Whether a text is a name of DNS: labels of letters, digits and inner hyphens.
+pub(super) fn is_domain_name(text: &str) -> bool {
+    let is_label = |label: &str| {
+        (1..=DNS_LABEL_BYTES_MAX).contains(&label.len())
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+            && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
+    };
+    let name = text.strip_suffix('.').unwrap_or(text);
+    name.len() <= NAME_BYTES_MAX && name.split('.').all(is_label)
 }
 
 /// What a machine is called in the catalog.
@@ -326,5 +352,9 @@ mod tests {
         for wrong in ["", ".", "a..b", "-a", "a b", "~consul"] {
             assert!(wrong.parse::<Domain>().is_err(), "{wrong}");
         }
+        let long = |bytes: usize| format!("{}.example", vec!["a"; (bytes - 7) / 2].join("."));
+        assert_eq!(long(199).len(), 199);
+        assert!(long(199).parse::<Domain>().is_ok());
+        assert!(long(201).parse::<Domain>().is_err(), "the agent refuses 200 bytes and more");
     }
 }

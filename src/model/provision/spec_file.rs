@@ -14,9 +14,12 @@ use super::yaml::{Kind, Node, Type, parse, quoted};
 /// Longest file that is read, in bytes: each setting has a limit of its own, and together they are far below it.
 pub const SPEC_FILE_BYTES_MAX: usize = 64 << 10;
 /// All settings, in the order in which [`print`] writes them.
-const NAMES: [&str; 12] = [
+const NAMES: [&str; 15] = [
     "servers",
     "etcd",
+    "etcd_ca",
+    "etcd_cert",
+    "etcd_key",
     "discovery",
     "join",
     "fleet",
@@ -88,6 +91,9 @@ fn set(draft: &mut Draft, name: &str, value: &Node) -> Option<Result<(), SpecFil
     Some(match name {
         "servers" => one(value, &mut draft.servers),
         "etcd" => many(value, &mut draft.etcd),
+        "etcd_ca" => one(value, &mut draft.etcd_files.ca),
+        "etcd_cert" => one(value, &mut draft.etcd_files.cert),
+        "etcd_key" => one(value, &mut draft.etcd_files.key),
         "discovery" => one(value, &mut draft.discovery),
         "join" => many(value, &mut draft.join),
         "fleet" => one(value, &mut draft.fleet),
@@ -138,6 +144,9 @@ fn many<T: FromStr<Err: fmt::Display>>(node: &Node, target: &mut Vec<T>) -> Resu
 struct Values {
     servers: u8,
     etcd: Vec<String>,
+    etcd_ca: Option<String>,
+    etcd_cert: Option<String>,
+    etcd_key: Option<String>,
     discovery: Option<String>,
     join: Vec<String>,
     fleet: bool,
@@ -156,15 +165,22 @@ struct Values {
 /// Never for a template of this program.
 pub fn print(spec: &Spec) -> Result<String, RenderError> {
     let (etcd, discovery, join) = match &spec.etcd {
-        Etcd::Given(endpoints) => (endpoints.iter().map(ToString::to_string).collect(), None, Vec::new()),
+        Etcd::Given { endpoints, .. } => {
+            (endpoints.iter().map(ToString::to_string).collect(), None, Vec::new())
+        }
         Etcd::Local { discovery } => (Vec::new(), discovery.as_ref().map(ToString::to_string), Vec::new()),
         Etcd::Absent { join } => (Vec::new(), None, join.iter().map(ToString::to_string).collect()),
     };
+    let tls = spec.etcd.tls();
+    let identity = tls.and_then(|tls| tls.identity.as_ref());
     render(
         "spec-file",
         &Values {
             servers: spec.servers.count(),
             etcd,
+            etcd_ca: tls.map(|tls| tls.ca.to_string()),
+            etcd_cert: identity.map(|(cert, _)| cert.to_string()),
+            etcd_key: identity.map(|(_, key)| key.to_string()),
             discovery,
             join,
             fleet: spec.fleet,
@@ -210,9 +226,12 @@ mod tests {
         let full = read(
             "servers: 5\nnode: machine-id\nadvertise: public\ndomain: corp.example\nclient: 127.0.0.1,::1\n",
         );
+        let closed = read(
+            "etcd: https://a,https://b\netcd_ca: /etc/etcd/ca.pem\netcd_cert: /etc/etcd/c.pem\netcd_key: /etc/etcd/k.pem\n",
+        );
         let template = r#"{{ GetAllInterfaces | include "name" "^eth\\d$" | attr `address` }}"#;
         let templated = Draft { advertise: Some(template.parse().unwrap()), ..Draft::default() };
-        for draft in [Draft::default(), join, full.unwrap(), templated] {
+        for draft in [Draft::default(), join, full.unwrap(), closed.unwrap(), templated] {
             let spec: Spec = draft.into_spec(Format::CloudConfig).unwrap();
             let text = print(&spec).unwrap();
             let again = read(&text).map_err(|error| format!("{error}\n{text}")).unwrap();

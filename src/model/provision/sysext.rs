@@ -109,7 +109,8 @@ mod tests {
         assert!(text("corediscover-agent.service").contains("ExecStart=/usr/bin/corediscover bootstrap"));
         assert_eq!(
             text("10-corediscover.conf"),
-            "[Unit]\nUpholds=corediscover-agent.service corediscover-registrator.service corediscover-resolved.service\n"
+            "[Unit]\nUpholds=corediscover-agent.service corediscover-registrator.service \
+             corediscover-containers.service corediscover-resolved.service\n"
         );
     }
 }

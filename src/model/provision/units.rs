@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use serde::Serialize;
 
 use super::binary::{Binary, IMAGE_BINARY_PATH};
+use super::endpoint::{MachineFile, Tls};
 use super::render::{RenderError, render};
 use super::resolved;
 use super::spec::{DnsPort, NodeSource, Spec};
@@ -15,6 +16,8 @@ pub const AGENT: &str = "corediscover-agent.service";
 pub const REGISTRATOR: &str = "corediscover-registrator.service";
 /// The unit that points the machine's resolver at the agent.
 pub const RESOLVED: &str = "corediscover-resolved.service";
+/// The unit that makes the resolver answer containers before Docker starts them.
+pub const CONTAINERS: &str = "corediscover-containers.service";
 /// The unit that fetches the binary; only written when it has to be fetched.
 pub const INSTALL: &str = "corediscover-install.service";
 
@@ -55,6 +58,35 @@ pub struct UnitFile {
     pub text: String,
 }
 
+/// Files on the machines for etcd's encryption, for templates.
+#[derive(Serialize)]
+pub(super) struct TlsValues {
+    ca: String,
+    cert: Option<String>,
+    key: Option<String>,
+}
+
+impl TlsValues {
+    pub(super) fn of(tls: &Tls<MachineFile>) -> Self {
+        let identity = tls.identity.as_ref();
+        Self {
+            ca: tls.ca.to_string(),
+            cert: identity.map(|(cert, _)| cert.to_string()),
+            key: identity.map(|(_, key)| key.to_string()),
+        }
+    }
+
+    /// The files, with the flags of `bootstrap` that name them.
+    pub(super) fn flags(&self) -> impl Iterator<Item = (&'static str, &str)> {
+        let files = [
+            ("--etcd-ca", Some(&self.ca)),
+            ("--etcd-cert", self.cert.as_ref()),
+            ("--etcd-key", self.key.as_ref()),
+        ];
+        files.into_iter().filter_map(|(flag, path)| Some((flag, path?.as_str())))
+    }
+}
+
 #[derive(Serialize)]
 struct AgentValues<'a> {
     head: &'a str,
@@ -62,6 +94,7 @@ struct AgentValues<'a> {
     installs: bool,
     advertise: String,
     etcd: Option<String>,
+    etcd_files: Option<TlsValues>,
     join: Vec<String>,
     /// The machines that are servers; empty: this one is or is not, as `is_server` says.
     server_at: Vec<String>,
@@ -129,6 +162,9 @@ fn all_files(spec: &Spec, manager: Manager, place: Option<Place<'_>>) -> Result<
     }
     files.push(UnitFile { name: AGENT, text: agent(spec, manager, place)? });
     files.push(UnitFile { name: REGISTRATOR, text: registrator(spec, manager)? });
+    if let Some(text) = resolved::containers_unit(spec, manager)? {
+        files.push(UnitFile { name: CONTAINERS, text });
+    }
     files.push(UnitFile { name: RESOLVED, text: resolved::unit(spec, manager)? });
     Ok(files)
 }
@@ -145,6 +181,7 @@ fn agent(spec: &Spec, manager: Manager, place: Option<Place<'_>>) -> Result<Stri
             installs: !matches!(spec.binary, Binary::Path(_)),
             advertise: place.map_or_else(source, |place| place.advertise.to_string()),
             etcd: spec.etcd.endpoints(),
+            etcd_files: spec.etcd.tls().map(TlsValues::of),
             join: peers.iter().map(ToString::to_string).collect(),
             server_at: named.iter().map(ToString::to_string).collect(),
             is_server: place.is_some_and(|place| place.is_server),
@@ -239,6 +276,7 @@ fn install(spec: &Spec, manager: Manager) -> Result<Option<String>, RenderError>
 mod tests {
     use super::{Manager, UnitFile, unit_files};
     use crate::model::provision::Spec;
+    use crate::model::provision::etcd::{Etcd, TlsFiles};
     use crate::model::provision::spec::{AddressSource, NodeSource};
 
     fn text(spec: &Spec, manager: Manager, name: &str) -> String {
@@ -291,6 +329,28 @@ mod tests {
     }
 
     #[test]
+    fn the_agent_reads_copies_of_the_files_for_etcds_encryption_that_root_made() {
+        let path = |name: &str| Some(format!("/etc/etcd/{name}").parse().unwrap());
+        let files = TlsFiles { ca: path("ca.pem"), cert: path("a.crt"), key: path("a.key") };
+        let endpoints = vec!["https://10.0.0.9".parse().unwrap()];
+        let etcd = Etcd::new(endpoints, None, vec![], files).unwrap();
+        let unit = text(&Spec { etcd, fleet: false, ..Spec::default() }, Manager::Systemd, super::AGENT);
+        // It has a user of its own, who may not read what is root's.
+        for line in [
+            "DynamicUser=yes",
+            "RuntimeDirectory=corediscover-etcd",
+            "RuntimeDirectoryMode=0700",
+            "ExecStartPre=+/usr/bin/install -m 0444 /etc/etcd/a.key /run/corediscover-etcd/key.pem",
+            "  --etcd https://10.0.0.9:2379 \\",
+            "  --etcd-ca /run/corediscover-etcd/ca.pem \\",
+            "  --etcd-cert /run/corediscover-etcd/cert.pem \\",
+            "  --etcd-key /run/corediscover-etcd/key.pem \\",
+        ] {
+            assert!(unit.lines().any(|found| found == line), "{line} is not in: {unit}");
+        }
+    }
+
+    #[test]
     fn a_global_unit_has_no_install_section_and_a_plain_one_no_fleet_section() {
         for UnitFile { name, text } in unit_files(&Spec::default(), Manager::Fleet).unwrap() {
             assert!(text.ends_with("\n\n[X-Fleet]\nGlobal=true\n") && !text.contains("[Install]"), "{name}");
@@ -309,7 +369,7 @@ mod tests {
             text(&spec, Manager::Systemd, super::AGENT).contains("Requires=corediscover-install.service\n")
         );
         assert!(text(&spec, Manager::Systemd, super::INSTALL).contains("\"https://a.example/c%%20d\""));
-        assert_eq!(unit_files(&Spec::default(), Manager::Systemd).unwrap().len(), 3);
+        assert_eq!(unit_files(&Spec::default(), Manager::Systemd).unwrap().len(), 4);
     }
 
     #[test]

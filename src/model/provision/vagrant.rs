@@ -119,6 +119,7 @@ pub fn vagrant(spec: &Spec, machines: Machines) -> Result<Vec<OutputFile>, Rende
 mod tests {
     use super::{Machines, vagrant};
     use crate::model::provision::Spec;
+    use crate::model::provision::spec::AddressSource;
 
     #[test]
     fn machines_without_etcd_join_at_each_others_addresses() {
@@ -130,6 +131,21 @@ mod tests {
             "{agent}"
         );
         assert!(agent.contains("  -bootstrap-expect 3 \\\n") && !agent.contains("--etcd"), "{agent}");
+    }
+
+    #[test]
+    fn the_script_writes_the_address_that_the_units_look_for() {
+        for (source, variable) in [("private", "COREOS_PRIVATE_IPV4"), ("public", "COREOS_PUBLIC_IPV4")] {
+            let address: AddressSource = source.parse().unwrap();
+            assert_eq!(address.variable(), variable);
+            let spec = Spec { address, ..Spec::default() };
+            let files = vagrant(&spec, Machines::default()).unwrap();
+            let agent = files.iter().find(|file| file.path == "units/corediscover-agent.service").unwrap();
+            assert!(agent.text.contains(&format!("-advertise {source} ")), "{}", agent.text);
+            let script: String =
+                files[0].text.lines().filter(|line| line.contains(">>/etc/environment")).collect();
+            assert!(script.contains(&format!("{variable}=%s")), "{script}");
+        }
     }
 
     #[test]

@@ -10,6 +10,9 @@ pub const DAEMON_FILE: &str = "/etc/docker/daemon.json";
 /// Names the start of dockerd (systemd's `InvocationID`) that our setting came too late for. Beside the resolver's file for
 /// containers, where the unit may write, and as short-lived; the resolver reads `*.conf` alone.
 pub const UNREAD: &str = "/run/systemd/resolved.conf.d/01-consul-containers.dockerd";
+/// Names the start of dockerd that gives containers our address although it is no longer in the file: until that start has
+/// ended, somebody must answer there. In the same place.
+pub const TOLD: &str = "/run/systemd/resolved.conf.d/01-consul-containers.told";
 /// The address of Docker's bridge when nobody chose another.
 pub const BRIDGE_ADDRESS: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(172, 17, 0, 1));
 

@@ -15,6 +15,9 @@ pub const DROP_IN: &str = "/run/systemd/resolved.conf.d/00-consul-dns.conf";
 pub const DELEGATE: &str = "/run/systemd/dns-delegate.d/00-consul.dns-delegate";
 /// File that makes the resolver answer containers.
 pub const CONTAINERS: &str = "/run/systemd/resolved.conf.d/01-consul-containers.conf";
+/// Says that the resolver has not read its files yet, and how it has to: there only between the two. Beside its files, where
+/// the unit may write; the resolver reads `*.conf` alone.
+pub const UNSETTLED: &str = "/run/systemd/resolved.conf.d/02-consul.unsettled";
 /// File that tells systemd-networkd to leave [`LINK`] alone; the resolver takes no settings for a link that it manages.
 pub const UNMANAGED: &str = "/run/systemd/network/00-consul-dns.network";
 /// The link of our own.

@@ -140,6 +140,39 @@ fn a_spec_file_says_what_the_flags_say() {
 }
 
 #[test]
+fn bootstrap_takes_the_command_of_every_unit_that_is_written_for_an_etcd() {
+    let files =
+        ["--etcd-ca", "/etc/etcd/ca.pem", "--etcd-cert", "/etc/etcd/c.pem", "--etcd-key", "/etc/etcd/k.pem"];
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    write_atomic(&folder.path().join("id"), b"0123456789abcdef0123456789abcdef\n", MODE_PUBLIC).unwrap();
+    for count in [2, 6] {
+        let mut call = corediscover();
+        call.args(["units", "--advertise", "auto", "--etcd", "https://10.0.0.9,https://[fd00::9]:4001"]);
+        succeeded(call.args(&files[..count]).arg("--out").arg(folder.path()).output().unwrap());
+        let unit = fs::read_to_string(folder.path().join("corediscover-agent.service"))
+            .unwrap()
+            .replace("\\\n", " ");
+        let command =
+            unit.lines().find_map(|line| line.strip_prefix("ExecStart=/opt/bin/corediscover ")).unwrap();
+        let command =
+            command.replace("/etc/machine-id", &path("id")).replace("/var/lib/corediscover", &path("data"));
+        let command = command.replace("/run/corediscover-etcd", &path("etcd"));
+        let output = corediscover().args(command.split_whitespace()).output().unwrap();
+        let errors = String::from_utf8(output.stderr).unwrap();
+        // All that it misses are the files of this machine.
+        assert!(errors.contains(&format!("cannot read {}", path("etcd/ca.pem"))), "{command}: {errors}");
+        assert_eq!(output.status.code(), Some(1), "{errors}");
+    }
+    let output = corediscover().args(["cloud-init", "--etcd", "https://10.0.0.9:2379"]).output().unwrap();
+    let errors = String::from_utf8(output.stderr).unwrap();
+    assert!(
+        errors.contains("needs the authority") && errors.contains("hint: give its PEM file with --etcd-ca"),
+        "{errors}"
+    );
+}
+
+#[test]
 fn explanations_are_comments_and_change_nothing_else() {
     for command in COMMANDS {
         if command == "ignition" {

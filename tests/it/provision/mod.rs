@@ -14,7 +14,7 @@ use corediscover::model::provision::butane::{Variant, butane};
 use corediscover::model::provision::cloud_config::cloud_config;
 use corediscover::model::provision::cloud_init::cloud_init;
 use corediscover::model::provision::docker_run::{DockerRun, DockerRunError};
-use corediscover::model::provision::etcd::Etcd;
+use corediscover::model::provision::etcd::{Etcd, TlsFiles};
 use corediscover::model::provision::explain::explain;
 use corediscover::model::provision::format::Format;
 use corediscover::model::provision::ignition::{Version, ignition};
@@ -55,12 +55,14 @@ fn specs() -> Vec<Spec> {
     ];
     let discovery = "https://discovery.example/1".parse().unwrap();
     let endpoints = (1..=16).map(|n| format!("https://etcd-{n}.example.org:2379").parse().unwrap()).collect();
+    let file = |name: &str| Some(format!("/etc/etcd/{name}.pem").parse().unwrap());
+    let files = TlsFiles { ca: file("ca"), cert: file("cert"), key: file("key") };
+    let join = ["10.0.0.1", "host-2.example.org"].map(|peer| peer.parse().unwrap()).to_vec();
     let etcds = [
         Etcd::Local { discovery: None },
         Etcd::Local { discovery: Some(discovery) },
-        Etcd::new(endpoints, None, vec![]).unwrap(),
-        Etcd::new(vec![], None, vec!["10.0.0.1".parse().unwrap(), "host-2.example.org".parse().unwrap()])
-            .unwrap(),
+        Etcd::new(endpoints, None, vec![], files).unwrap(),
+        Etcd::new(vec![], None, join, TlsFiles::default()).unwrap(),
     ];
     let mut specs = Vec::new();
     for binary in binaries {
@@ -182,7 +184,8 @@ fn systemd_accepts_every_unit_without_a_word() {
 
 /// The commands of `key` in a unit, as systemd would hand them to `/bin/sh -c`.
 pub(crate) fn shell_commands(unit: &str, key: &str) -> Vec<String> {
-    unit.lines()
+    unit.replace("\\\n", " ")
+        .lines()
         .filter_map(|line| {
             line.strip_prefix(key)?.strip_prefix('=')?.trim_start_matches('-').strip_prefix("/bin/sh -c '")
         })
@@ -247,12 +250,10 @@ fn a_download_is_installed_only_with_the_right_digest_and_only_once() {
     let folder = folder.path();
     let binary = folder.join("corediscover");
 
-    assert!(!run_commands(&commands, folder, "/opt/bin", &[("FAKE_DOWNLOAD", "evil")]));
-    assert_eq!(take_log(folder), [url]);
-    assert_eq!(fs::read_dir(folder).unwrap().count(), 0, "the wrong file is gone");
-
-    assert!(run_commands(&commands, folder, "/opt/bin", &[("FAKE_DOWNLOAD", "binary")]));
-    assert_eq!(take_log(folder), [url]);
+    let settings = [("FAKE_DOWNLOAD", "a page of somebody on the way"), ("FAKE_LATER", "binary")];
+    assert!(run_commands(&commands, folder, "/opt/bin", &settings));
+    assert_eq!(take_log(folder), [url, url], "what is wrong is asked for again");
+    assert_eq!(fs::read_dir(folder).unwrap().count(), 1, "the wrong file is gone");
     assert_eq!(fs::read_to_string(&binary).unwrap(), "binary");
     let mode = std::os::unix::fs::PermissionsExt::mode(&fs::metadata(&binary).unwrap().permissions());
     assert_eq!(mode & 0o777, 0o755);
@@ -321,6 +322,12 @@ fn options_that_do_not_fit_together_are_usage_errors() {
         &["cloud-config", "--servers", "2"][..],
         &["cloud-config", "--etcd", "10.0.0.1"],
         &["cloud-config", "--etcd", "http://a:2379", "--discovery", "https://b/1"],
+        &["cloud-config", "--etcd", "http://a:0"],
+        &["cloud-init", "--etcd", "http://a:65536"],
+        &["cloud-init", "--etcd", "https://a:2379"],
+        &["ignition", "--etcd", "https://a,http://b", "--etcd-ca", "/etc/ca.pem"],
+        &["units", "--etcd", "http://a", "--etcd-ca", "/etc/ca.pem", "--out", "x"],
+        &["units", "--etcd", "https://a", "--etcd-ca", "ca.pem", "--out", "x"],
         &["cloud-config", "--binary", "url=https://a/b"],
         &["units"],
         &["units", "--fleet", "--systemd", "--out", "x"],

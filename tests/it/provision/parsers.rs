@@ -19,7 +19,7 @@ use corediscover::model::provision::units::{Manager, unit_files};
 use corediscover::model::provision::vagrant::{Machines, vagrant};
 use serde_json::{Value, json};
 
-use super::{specs, succeeded};
+use super::{shell_commands, specs, succeeded};
 use crate::support::binary;
 use crate::support::ignition::apply;
 
@@ -72,6 +72,40 @@ fn cloud_inits_schema_accepts_every_variant() {
     let wrong =
         put(folder.path(), "wrong", "#cloud-config\nwrite_files:\n  - path: 7\n    permissions: 0744\n");
     assert!(!check(&wrong).status.success(), "the schema refuses what is wrong");
+}
+
+#[test]
+fn packages_that_apt_does_not_get_at_once_are_asked_for_until_they_are_there() {
+    use std::os::unix::fs::{PermissionsExt as _, symlink};
+    let read: Value = serde_saphyr::from_str(&cloud_init(&Spec::default()).unwrap()).unwrap();
+    let files = read["write_files"].as_array().unwrap();
+    let name = "/etc/systemd/system/corediscover-packages.service";
+    let unit = files.iter().find(|file| file["path"] == name).unwrap()["content"].as_str().unwrap();
+    let commands = read["runcmd"].to_string();
+    assert_eq!(
+        commands.matches("corediscover-packages.service").count(),
+        2,
+        "enabled and started: {commands}"
+    );
+    let folder = tempfile::tempdir().unwrap();
+    let path = put(folder.path(), "corediscover-packages.service", unit);
+    quiet(run(Command::new("systemd-analyze").args(["verify", "--man=no"]).arg(path), "systemd"), unit);
+
+    // An apt whose first call fails: no network yet, or somebody else holds its lock.
+    symlink("/usr/bin/sleep", folder.path().join("sleep")).unwrap();
+    let apt = "#!/bin/sh\necho \"$*\" >>\"${0%/*}/log\"\nif test $1 = install; then : >\"${0%/*}/dockerd\"; \
+               /usr/bin/chmod 755 \"${0%/*}/dockerd\"; elif ! test -e \"$0.ready\"; then : >\"$0.ready\"; exit 100; fi\n";
+    let program = put(folder.path(), "apt-get", apt);
+    fs::set_permissions(program, fs::Permissions::from_mode(0o755)).unwrap();
+    for _ in 0..2 {
+        for script in shell_commands(unit, "ExecStart") {
+            let mut shell = Command::new("/bin/sh");
+            let output = shell.args(["-c", &script]).env_clear().env("PATH", folder.path()).output().unwrap();
+            assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        }
+        let log = fs::read_to_string(folder.path().join("log")).unwrap();
+        assert_eq!(log, "update\nupdate\ninstall -y docker.io\n", "and only until then");
+    }
 }
 
 #[track_caller]

@@ -8,7 +8,7 @@ use std::io::Write as _;
 use serde_json::Value;
 
 use crate::support::machine::PATIENCE;
-use crate::support::{corediscover, eventually};
+use crate::support::{Running, corediscover, eventually};
 use machine::{ELSEWHERE, Machine};
 
 /// Programs that ask in every way there is: the resolver's own interface, the C library, and DNS at its address.
@@ -18,6 +18,13 @@ fn finds(machine: &Machine, name: &str, address: &str) {
     assert!(asked.contains(address), "{asked}");
     assert!(machine.run(&["getent", "ahostsv4", name]).starts_with(address));
     assert_eq!(machine.run(&["dig", "+short", "@127.0.0.53", name, "A"]), address);
+}
+
+/// Puts a file onto the machine.
+fn put(machine: &Machine, path: &str, text: &str) {
+    let place = machine.path(path);
+    fs::create_dir_all(place.parent().unwrap()).unwrap();
+    fs::File::create(place).unwrap().write_all(text.as_bytes()).unwrap();
 }
 
 fn status(machine: &Machine) -> Value {
@@ -216,14 +223,112 @@ fn a_dockerd_that_has_not_read_its_settings_is_told_of_until_somebody_restarts_i
     assert!(done.is_empty() && !told.contains("dockerd"), "it has read them: {done}{told}");
     assert_eq!(dockerd(), second);
 
+    // What it has read it gives to containers until it starts again: somebody answers there as long.
+    let remove = || {
+        let output = machine.output(&["corediscover", "resolved", "remove", "--docker"]);
+        assert!(output.status.success());
+        String::from_utf8(output.stderr).unwrap()
+    };
+    let answers =
+        || machine.output(&["dig", "+short", "+tries=1", "@169.254.53.1", "localhost"]).status.success();
+    for _ in 0..2 {
+        let told = remove();
+        assert!(
+            told.contains("until it starts again") && told.contains("`systemctl restart docker`"),
+            "{told}"
+        );
+        assert!(answers());
+        assert_eq!(machine.text("/etc/docker/daemon.json"), None);
+    }
+    let (done, told) = apply(&[]);
+    assert!(done.contains("put 169.254.53.1 first") && !told.contains("dockerd"), "it knows: {done}{told}");
+    assert!(remove().contains("until it starts again"));
+    machine.run(&["systemctl", "restart", "docker"]);
+    assert!(!remove().contains("dockerd"));
+    assert!(!answers());
+
     // The user does it.
-    machine.resolved(&["remove", "--docker"]);
     assert!(apply(&[]).1.contains(note));
     machine.run(&["systemctl", "restart", "docker"]);
     let (done, told) = apply(&always);
     assert!(done.is_empty() && !told.contains("dockerd"), "{done}{told}");
-    machine.resolved(&["remove", "--docker"]);
+    machine.run(&["systemctl", "stop", "docker"]);
+    assert!(!remove().contains("dockerd"));
     eventually(PATIENCE, "the resolver is as before", || (machine.settings() == before).then_some(()));
+}
+
+#[test]
+fn a_run_that_was_cut_off_before_the_resolver_was_told_is_finished_by_the_next() {
+    let (machine, _elsewhere) = Machine::boot();
+    let _agent = machine.start_agent();
+    let before = machine.settings();
+    // The machine's power, or whoever is impatient.
+    let script = "#!/bin/sh\ncase $1 in try-*) kill -KILL $PPID;; *) exec /usr/bin/systemctl \"$@\";; esac\n";
+    put(&machine, "/tmp/cut/systemctl", script);
+    machine.run(&["chmod", "755", "/tmp/cut/systemctl"]);
+    let cut = |words: &[&str]| {
+        let mut all = vec!["env", "PATH=/tmp/cut:/usr/sbin:/usr/bin", "/opt/bin/corediscover", "resolved"];
+        all.extend(words);
+        assert!(!machine.output(&all).status.success(), "{words:?}");
+    };
+    cut(&["apply", "--mode", "drop-in"]);
+    assert!(!machine.output(&["getent", "hosts", "web.service.consul"]).status.success());
+    assert_eq!(machine.resolved(&["apply", "--mode", "drop-in"]), "restarted the resolver");
+    finds(&machine, "web.service.consul", "10.1.2.3");
+    assert_eq!(machine.resolved(&["apply", "--mode", "drop-in"]), "");
+
+    cut(&["remove"]);
+    assert!(machine.output(&["getent", "hosts", "web.service.consul"]).status.success());
+    assert_eq!(machine.resolved(&["remove"]), "restarted the resolver");
+    assert_eq!(machine.settings(), before);
+
+    // The same for dockerd.
+    put(&machine, "/etc/systemd/system/docker.service", "[Service]\nExecStart=/usr/bin/sleep infinity\n");
+    machine.run(&["systemctl", "daemon-reload"]);
+    machine.run(&["systemctl", "start", "docker"]);
+    machine.resolved(&["apply"]);
+    let script = "#!/bin/sh\ncase \"$1 $2\" in 'try-restart docker.service') kill -KILL $PPID;; *) exec /usr/bin/systemctl \"$@\";; esac\n";
+    put(&machine, "/tmp/cut/systemctl", script);
+    cut(&["apply", "--docker", "--restart-docker", "always"]);
+    assert_eq!(machine.resolved(&["apply", "--docker", "--restart-docker", "always"]), "restarted dockerd");
+}
+
+#[test]
+fn after_a_boot_the_server_that_docker_names_answers_before_docker_starts_a_container() {
+    let (machine, _elsewhere) = Machine::boot();
+    let folder = tempfile::tempdir().unwrap();
+    let units = corediscover().args(["units", "--systemd", "--out"]).arg(folder.path()).output().unwrap();
+    assert!(units.status.success());
+    for unit in ["corediscover-containers.service", "corediscover-resolved.service"] {
+        fs::copy(folder.path().join(unit), machine.path("/etc/systemd/system").join(unit)).unwrap();
+    }
+    // A dockerd whose containers ask at once.
+    let ask = "/usr/bin/dig +short +tries=1 @169.254.53.1 localhost";
+    let docker = format!(
+        "[Service]\nExecStartPre=/bin/sh -c '{ask} >/tmp/asked'\nExecStart=/usr/bin/sleep infinity\n"
+    );
+    put(&machine, "/etc/systemd/system/docker.service", &docker);
+    let boot = "[Unit]\nWants=docker.service corediscover-resolved.service corediscover-containers.service\n";
+    put(&machine, "/etc/systemd/system/boot.target", boot);
+    machine.run(&["systemctl", "daemon-reload"]);
+
+    // Docker's settings name nobody: nothing is made.
+    assert_eq!(machine.resolved(&["restore"]), "");
+    assert!(!machine.output(&["ip", "link", "show", "cdns0"]).status.success());
+
+    put(&machine, "/etc/docker/daemon.json", "{\n  \"dns\": [\"169.254.53.1\"]\n}\n");
+    machine.run(&["systemctl", "start", "boot.target"]);
+    eventually(PATIENCE, "docker has started", || {
+        machine.output(&["systemctl", "is-active", "docker"]).status.success().then_some(())
+    });
+    let journal = || machine.run(&["journalctl", "--no-pager"]);
+    assert_eq!(machine.text("/tmp/asked").unwrap(), "127.0.0.1\n", "{}", journal());
+    let state =
+        machine.run(&["systemctl", "show", "--property=Result", "--value", "corediscover-containers"]);
+    assert_eq!(state, "success");
+    assert_eq!(machine.resolved(&["restore"]), "", "a second time changes nothing");
+    let log = machine.run(&["journalctl", "--no-pager", "-u", "corediscover-containers"]);
+    assert!(log.contains("made the link cdns0"), "{log}");
 }
 
 #[test]
@@ -327,11 +432,31 @@ fn who_may_not_and_what_cannot_be_is_refused_with_advice_and_nothing_changes() {
         refused_with(2, &[&apply[..], &["--docker", "--bridge", address]].concat(), error);
     }
 
-    fs::create_dir(machine.path("/etc/docker")).unwrap();
+    // The address that Docker's bridge usually has is another machine's way to this one.
+    let (address, link) = ("172.17.0.1/24", "eth9");
+    machine.run(&["ip", "address", "add", address, "dev", link]);
+    let output = machine.output(&[&apply[..], &["--docker"]].concat());
+    let told = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success() && told.contains("172.17.0.1 is on eth9"), "{told}");
+    let served = machine.text("/run/systemd/resolved.conf.d/01-consul-containers.conf").unwrap();
+    assert_eq!(served, "[Resolve]\nDNSStubListenerExtra=169.254.53.1\n");
+    machine.resolved(&["remove", "--docker"]);
+    machine.run(&["ip", "address", "delete", address, "dev", link]);
+    eventually(PATIENCE, "the resolver is as before", || (machine.settings() == before).then_some(()));
+
+    fs::create_dir_all(machine.path("/etc/docker")).unwrap();
     let damaged = "{\n  \"bip\": \"172.17.42.1/24\",\n}\n";
     fs::File::create(machine.path("/etc/docker/daemon.json")).unwrap().write_all(damaged.as_bytes()).unwrap();
     refused(&[&apply[..], &["--docker"]].concat(), "line 3 column 1");
     assert_eq!(machine.text("/etc/docker/daemon.json").unwrap(), damaged);
+
+    // A dockerd that reads another file.
+    let dockerd = "exec -a dockerd sh -c 'while :; do sleep 60; done' sh --config-file=/etc/other.json";
+    let _reading = Running::start("dockerd", &mut machine.command(&["bash", "-c", dockerd]));
+    eventually(PATIENCE, "dockerd runs", || {
+        machine.output(&["pgrep", "-f", "^dockerd "]).status.success().then_some(())
+    });
+    refused(&[&apply[..], &["--docker"]].concat(), "dockerd runs with --config-file /etc/other.json");
 
     machine.run(&["systemctl", "stop", "systemd-resolved"]);
     let output = machine.output(&apply);

@@ -139,7 +139,7 @@ fn every_path_of_the_index_answers_with_what_real_parsers_take() {
         bare_command("/usr/bin/python3").args(["-c", NOCLOUD, &seed]).arg(&user_data).output().unwrap();
     assert!(output.status.success(), "cloud-init: {}", String::from_utf8_lossy(&output.stderr));
     let text = fs::read_to_string(&user_data).unwrap();
-    assert!(text.contains(&format!("\"{}corediscover\"", server.url)) && text.contains(&digest), "{text}");
+    assert!(text.contains(&format!("\"{}corediscover/{digest}\"", server.url)), "{text}");
 
     let config = machine.path().join("config.ign");
     write_atomic(&config, server.get("/ignition").as_bytes(), MODE_PUBLIC).unwrap();
@@ -222,7 +222,7 @@ fn on_all_addresses_each_machine_is_told_the_one_that_it_reached() {
         let url = format!("http://{address}:{port}/units/corediscover-install.service");
         let output = bare_command("curl").args(["-fsS", &url]).output().unwrap();
         let text = String::from_utf8(output.stdout).unwrap();
-        assert!(text.contains(&format!("\"http://{address}:{port}/corediscover\"")), "{text}");
+        assert!(text.contains(&format!("\"http://{address}:{port}/corediscover/")), "{text}");
     }
     // Without --program it is the program itself.
     let served =

@@ -222,7 +222,7 @@ pub fn cloud_config(text: &str) -> Vec<Finding> {
 }
 
 /// The same, with what coreos-cloudinit says first, in its order.
-pub fn in_original_order(text: &str) -> Vec<Finding> {
+pub(super) fn in_original_order(text: &str) -> Vec<Finding> {
     let mut findings = Vec::new();
     if text.lines().next().is_none_or(|line| line.trim_end() != "#cloud-config") {
         findings.push(Finding::new(
@@ -384,13 +384,14 @@ fn check_temporary(root: &Node, findings: &mut Vec<Finding>) {
 
 /// Spellings that readers of YAML understand differently, or that coreos-cloudinit's cannot read.
 fn check_spelling(node: &Node, findings: &mut Vec<Finding>) {
+    let is_bare_url = |item: &Node| matches!(&item.kind, Kind::Scalar { text, style: Style::Plain } if text.contains("://"));
     if let Kind::List { items, flow: true } = &node.kind
-        && items.iter().any(|item| item.text().is_some_and(|text| text.contains("://")))
+        && items.iter().any(is_bare_url)
     {
         findings.push(Finding::at(
             node,
             Rule::FlowList,
-            "coreos-cloudinit's YAML cannot read URLs in a flow list",
+            "coreos-cloudinit's YAML cannot read URLs without quotes in a flow list",
             "write one line for each, `- \"URL\"`",
         ));
     }
@@ -483,8 +484,9 @@ mod tests {
 
     #[test]
     fn text_that_coreos_cloudinits_yaml_cannot_read_is_found() {
-        let found = cloud_config("#cloud-config\nssh_authorized_keys: [\"http://a\", \"http://b\"]\n");
+        let found = cloud_config("#cloud-config\nssh_authorized_keys: [http://a, http://b]\n");
         assert!(found.iter().any(|finding| finding.rule == Rule::FlowList), "{found:?}");
+        check(Rule::Unquoted, 1, "ssh_authorized_keys: [\"http://a\", \"http://b\"]\n");
         let found = cloud_config("#cloud-config\ncoreos:\n\tetcd2:\n");
         assert!(found.iter().any(|finding| finding.rule == Rule::Tab && finding.line == 3), "{found:?}");
         let found = cloud_config("#cloud-config\nhostname: \"a\n");

@@ -1,5 +1,6 @@
 //! The rules for Ignition configs, and for the Butane configs that they are made of.
 
+use super::super::binary::{SHA512_DIGITS, is_digest};
 use super::schema::{self, Reading, Want};
 use super::yaml::{Fault, Node, Type, parse};
 use super::{Finding, Rule, embedded_unit, unit_name, units_in};
@@ -16,7 +17,7 @@ const VARIANTS: [(&str, &[&str]); 4] = [
 /// What Ignition fetches from.
 const SCHEMES: [&str; 7] = ["http", "https", "tftp", "s3", "gs", "arn", "data"];
 /// Hash functions, with the hexadecimal digits of their results.
-const HASHES: [(&str, usize); 2] = [("sha512", 128), ("sha256", 64)];
+const HASHES: [(&str, usize); 2] = [("sha512", SHA512_DIGITS), ("sha256", 64)];
 /// Largest mode: setuid, setgid, sticky and nine bits of permission.
 const MODE_MAX: u32 = 0o7777;
 /// Modes whose octal digits are often written where a decimal number is read. None of them is the decimal form of
@@ -290,14 +291,14 @@ fn check_resource(contents: &Node, findings: &mut Vec<Finding>) {
         let text = hash.text().unwrap_or_default();
         let is_known = |(function, digits): &(&str, usize)| {
             let result = text.strip_prefix(function).and_then(|rest| rest.strip_prefix('-'));
-            result.is_some_and(|hex| hex.len() == *digits && hex.bytes().all(|byte| byte.is_ascii_hexdigit()))
+            result.is_some_and(|hex| is_digest(hex, *digits))
         };
         if !HASHES.iter().any(is_known) {
             findings.push(Finding::at(
                 hash,
                 Rule::InvalidValue,
                 "unrecognized hash function, or not as many digits as it has",
-                "write `sha512-` and the 128 digits that `sha512sum FILE` prints",
+                format!("write `sha512-` and the {SHA512_DIGITS} digits that `sha512sum FILE` prints"),
             ));
         }
     }

@@ -6,6 +6,7 @@
 mod cloud_config;
 mod cloud_init;
 mod ignition;
+mod original;
 mod rule;
 mod schema;
 mod substitution;
@@ -14,11 +15,13 @@ mod unit_name;
 
 use std::fmt;
 
-pub use cloud_config::{cloud_config, in_original_order};
+pub use cloud_config::cloud_config;
+use cloud_config::in_original_order;
 pub use cloud_init::cloud_init;
 pub use ignition::{butane, ignition};
+pub use original::original;
 pub use rule::{Rule, Severity};
-pub use unit::{UnitOption, options as unit_options, unit};
+pub use unit::{UnitOption, options as unit_options, unit, unit_file};
 pub use unit_name::fault as unit_name_fault;
 
 use super::yaml::{self, Fault, Kind, Node, Style};
@@ -168,7 +171,7 @@ pub fn lint(language: Language, text: &str) -> Vec<Finding> {
         Language::CloudInit => cloud_init(text),
         Language::Ignition => ignition(text),
         Language::Butane => butane(text),
-        Language::Unit => unit(text),
+        Language::Unit => unit_file(text),
         Language::Script => Vec::new(),
     }
 }

@@ -41,7 +41,7 @@ pub enum Rule {
     FleetInstall,
     /// A name that fleet refuses.
     UnitName,
-    /// A unit that is enabled, and nothing says for what.
+    /// A unit that is enabled, or stands in a file of its own, and nothing says for what it starts.
     NotInstallable,
     /// A script or program in a folder for temporary files.
     TemporaryScript,

@@ -20,6 +20,9 @@ const FLEET_PAIRS: [(&str, &str); 8] = [
 const ADDRESS_VARIABLES: [&str; 4] =
     ["COREOS_PRIVATE_IPV4", "COREOS_PUBLIC_IPV4", "COREOS_PRIVATE_IPV6", "COREOS_PUBLIC_IPV6"];
 
+/// How long systemd waits for the start of a unit that does not say it, in seconds (`DefaultTimeoutStartSec=`).
+const START_TIMEOUT_SECONDS: u64 = 90;
+
 struct Entry {
     line: usize,
     column: usize,
@@ -62,6 +65,25 @@ pub fn unit(text: &str) -> Vec<Finding> {
     check_addresses(&entries, &mut findings);
     check_downloads(&entries, &mut findings);
     findings.sort_by_key(|finding| finding.line);
+    findings
+}
+
+/// Checks a unit in a file of its own: something must say when it starts. A drop-in, which empties `ExecStart=` before it
+/// sets it, belongs to a unit that says it.
+pub fn unit_file(text: &str) -> Vec<Finding> {
+    let mut findings = unit(text);
+    let entries = parse(text, &mut Vec::new());
+    let has = |section: &str| entries.iter().any(|entry| entry.section == section);
+    let is_drop_in = entries.iter().any(|entry| entry.key == "ExecStart" && entry.value.is_empty());
+    let start = entries.iter().find(|entry| entry.section == "Service" && entry.key == "ExecStart");
+    if let Some(start) = start.filter(|_| has("Unit") && !has("Install") && !has("X-Fleet") && !is_drop_in) {
+        findings.push(start.finding(
+            Rule::NotInstallable,
+            "neither [Install] nor [X-Fleet]: nothing starts this unit by itself",
+            "end it with `[Install]` and `WantedBy=multi-user.target`, unless another unit starts it",
+        ));
+        findings.sort_by_key(|finding| finding.line);
+    }
     findings
 }
 
@@ -274,10 +296,10 @@ fn check_addresses(entries: &[Entry], findings: &mut Vec<Finding>) {
 }
 
 fn check_downloads(entries: &[Entry], findings: &mut Vec<Finding>) {
-    let is_unlimited = entries
-        .iter()
-        .any(|entry| entry.key == "TimeoutStartSec" && ["0", "infinity"].contains(&entry.value.as_str()));
-    if is_unlimited {
+    let is_set = |entry: &Entry| ["TimeoutStartSec", "TimeoutSec"].contains(&entry.key.as_str());
+    // The last one holds, as in systemd.
+    let timeout = entries.iter().rfind(|entry| is_set(entry)).and_then(|entry| seconds(&entry.value));
+    if timeout.is_some_and(|timeout| timeout == 0 || timeout > START_TIMEOUT_SECONDS) {
         return;
     }
     let download = entries.iter().find(|entry| {
@@ -297,9 +319,40 @@ fn check_downloads(entries: &[Entry], findings: &mut Vec<Finding>) {
     }
 }
 
+/// A time span as systemd reads it (systemd.time(7)), in seconds: `30min`, `1h 30s`, `90`, `infinity`, which is as much as
+/// 0 where a limit is meant. `None`: it is none.
+fn seconds(text: &str) -> Option<u64> {
+    if text == "infinity" {
+        return Some(0);
+    }
+    let mut rest = text.trim();
+    let mut sum = 0_u64;
+    if rest.is_empty() {
+        return None;
+    }
+    while !rest.is_empty() {
+        let digits = rest.len() - rest.trim_start_matches(|c: char| c.is_ascii_digit()).len();
+        let count: u64 = rest[..digits].parse().ok()?;
+        rest = rest[digits..].trim_start();
+        let letters = rest.len() - rest.trim_start_matches(|c: char| c.is_ascii_alphabetic()).len();
+        let unit = match &rest[..letters] {
+            "us" | "usec" | "ms" | "msec" => 0,
+            "" | "s" | "sec" | "second" | "seconds" => 1,
+            "m" | "min" | "minute" | "minutes" => 60,
+            "h" | "hr" | "hour" | "hours" => 3600,
+            "d" | "day" | "days" => 24 * 3600,
+            "w" | "week" | "weeks" => 7 * 24 * 3600,
+            _ => return None,
+        };
+        sum = sum.saturating_add(count.saturating_mul(unit));
+        rest = rest[letters..].trim_start();
+    }
+    Some(sum)
+}
+
 #[cfg(test)]
 mod tests {
-    use super::unit;
+    use super::{unit, unit_file};
     use crate::model::provision::lint::Rule;
 
     /// `text` has exactly one finding, of `rule`, in `line`.
@@ -353,7 +406,29 @@ mod tests {
         clean("[Service]\nExecStartPre=-/usr/bin/docker rm consul\n");
         check(Rule::DownloadTimeout, 2, "[Service]\nExecStartPre=/usr/bin/docker pull a\n");
         check(Rule::DownloadTimeout, 2, "[Service]\nExecStart=/usr/bin/curl https://a.example\n");
-        clean("[Service]\nTimeoutStartSec=0\nExecStartPre=/usr/bin/docker pull a\n");
+        for timeout in ["0", "infinity", "30min", "1h 30s", "900"] {
+            clean(&format!("[Service]\nTimeoutStartSec={timeout}\nExecStartPre=/usr/bin/docker pull a\n"));
+        }
+        for timeout in ["90", "1min 30s", "5", "soon", ""] {
+            let text = format!("[Service]\nTimeoutStartSec={timeout}\nExecStartPre=/usr/bin/docker pull a\n");
+            check(Rule::DownloadTimeout, 3, &text);
+        }
+    }
+
+    #[test]
+    fn a_file_that_nothing_starts_is_found_and_a_drop_in_is_none() {
+        let found = |text: &str| {
+            unit_file(text).into_iter().map(|found| (found.line, found.rule)).collect::<Vec<_>>()
+        };
+        let body = "[Unit]\nDescription=a\n[Service]\nExecStart=/a\n";
+        assert_eq!(found(body), [(4, Rule::NotInstallable)]);
+        for more in ["[Install]\nWantedBy=a.target\n", "[X-Fleet]\nGlobal=true\n", "[Service]\nExecStart=\n"]
+        {
+            assert_eq!(found(&format!("{body}{more}")), [], "{more}");
+        }
+        assert_eq!(found("[Service]\nExecStart=\nExecStart=/a\n"), []);
+        // coreos-cloudinit starts units of its own file by `command`.
+        clean(body);
     }
 
     #[test]
