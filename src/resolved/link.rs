@@ -22,9 +22,16 @@ pub(super) fn exists() -> bool {
 
 /// The link is there, has its address, and is up.
 pub(super) fn make(changes: &mut Changes) -> anyhow::Result<()> {
-    if system::has_networkd()? && changes::set(UNMANAGED, Some(&unmanaged()))? {
-        system::run("networkctl", &["reload"]).context("systemd-networkd does not leave our link alone")?;
-        changes.made(format!("wrote {UNMANAGED}"));
+    if system::has_networkd()? {
+        let is_new = changes::set(UNMANAGED, Some(&unmanaged()))?;
+        // Without the link an earlier run may have ended between the file and this.
+        if is_new || !exists() {
+            system::run("networkctl", &["reload"])
+                .context("systemd-networkd does not leave our link alone")?;
+        }
+        if is_new {
+            changes.made(format!("wrote {UNMANAGED}"));
+        }
     }
     if !exists() {
         add()?;

@@ -10,8 +10,12 @@ const REASONS: &[(&str, &str)] = &[
         "wanted, not required: the agent itself waits for the network and for the others",
     ),
     (
-        "Wants=docker.service",
+        "Wants=docker.service corediscover-agent.service",
         "wanted, not required: the registrator waits for Docker and for the agent, and outlives both",
+    ),
+    (
+        "Wants=docker.service",
+        "wanted, not required: without Docker a machine goes on with the binary that it has",
     ),
     ("Requires=corediscover-install.service", "the binary is there before anything needs it"),
     ("After=", "an order for those that are there; the others do not matter"),
@@ -157,7 +161,9 @@ mod tests {
         let files = TlsFiles { ca: Some("/etc/ca.pem".parse().unwrap()), ..TlsFiles::default() };
         let encrypted = Etcd::new(vec!["https://a".parse().unwrap()], None, vec![], files).unwrap();
         let local = Etcd::Local { discovery: None };
-        for (binary, etcd) in [(Spec::default().binary, encrypted), (download, local)] {
+        let image = "image=a/b:1".parse().unwrap();
+        for (binary, etcd) in [(Spec::default().binary, encrypted), (download, local.clone()), (image, local)]
+        {
             let spec = Spec { etcd, binary, ..Spec::default() };
             for format in Format::ALL {
                 texts.extend(format.files(&spec).unwrap().into_iter().map(|file| file.text));

@@ -1,6 +1,7 @@
 //! `corediscover resolved` against the real systemd-resolved, with a real agent behind it.
 
 mod machine;
+mod units;
 
 use std::fs;
 use std::io::Write as _;
@@ -255,80 +256,6 @@ fn a_dockerd_that_has_not_read_its_settings_is_told_of_until_somebody_restarts_i
     machine.run(&["systemctl", "stop", "docker"]);
     assert!(!remove().contains("dockerd"));
     eventually(PATIENCE, "the resolver is as before", || (machine.settings() == before).then_some(()));
-}
-
-#[test]
-fn a_run_that_was_cut_off_before_the_resolver_was_told_is_finished_by_the_next() {
-    let (machine, _elsewhere) = Machine::boot();
-    let _agent = machine.start_agent();
-    let before = machine.settings();
-    // The machine's power, or whoever is impatient.
-    let script = "#!/bin/sh\ncase $1 in try-*) kill -KILL $PPID;; *) exec /usr/bin/systemctl \"$@\";; esac\n";
-    put(&machine, "/tmp/cut/systemctl", script);
-    machine.run(&["chmod", "755", "/tmp/cut/systemctl"]);
-    let cut = |words: &[&str]| {
-        let mut all = vec!["env", "PATH=/tmp/cut:/usr/sbin:/usr/bin", "/opt/bin/corediscover", "resolved"];
-        all.extend(words);
-        assert!(!machine.output(&all).status.success(), "{words:?}");
-    };
-    cut(&["apply", "--mode", "drop-in"]);
-    assert!(!machine.output(&["getent", "hosts", "web.service.consul"]).status.success());
-    assert_eq!(machine.resolved(&["apply", "--mode", "drop-in"]), "restarted the resolver");
-    finds(&machine, "web.service.consul", "10.1.2.3");
-    assert_eq!(machine.resolved(&["apply", "--mode", "drop-in"]), "");
-
-    cut(&["remove"]);
-    assert!(machine.output(&["getent", "hosts", "web.service.consul"]).status.success());
-    assert_eq!(machine.resolved(&["remove"]), "restarted the resolver");
-    assert_eq!(machine.settings(), before);
-
-    // The same for dockerd.
-    put(&machine, "/etc/systemd/system/docker.service", "[Service]\nExecStart=/usr/bin/sleep infinity\n");
-    machine.run(&["systemctl", "daemon-reload"]);
-    machine.run(&["systemctl", "start", "docker"]);
-    machine.resolved(&["apply"]);
-    let script = "#!/bin/sh\ncase \"$1 $2\" in 'try-restart docker.service') kill -KILL $PPID;; *) exec /usr/bin/systemctl \"$@\";; esac\n";
-    put(&machine, "/tmp/cut/systemctl", script);
-    cut(&["apply", "--docker", "--restart-docker", "always"]);
-    assert_eq!(machine.resolved(&["apply", "--docker", "--restart-docker", "always"]), "restarted dockerd");
-}
-
-#[test]
-fn after_a_boot_the_server_that_docker_names_answers_before_docker_starts_a_container() {
-    let (machine, _elsewhere) = Machine::boot();
-    let folder = tempfile::tempdir().unwrap();
-    let units = corediscover().args(["units", "--systemd", "--out"]).arg(folder.path()).output().unwrap();
-    assert!(units.status.success());
-    for unit in ["corediscover-containers.service", "corediscover-resolved.service"] {
-        fs::copy(folder.path().join(unit), machine.path("/etc/systemd/system").join(unit)).unwrap();
-    }
-    // A dockerd whose containers ask at once.
-    let ask = "/usr/bin/dig +short +tries=1 @169.254.53.1 localhost";
-    let docker = format!(
-        "[Service]\nExecStartPre=/bin/sh -c '{ask} >/tmp/asked'\nExecStart=/usr/bin/sleep infinity\n"
-    );
-    put(&machine, "/etc/systemd/system/docker.service", &docker);
-    let boot = "[Unit]\nWants=docker.service corediscover-resolved.service corediscover-containers.service\n";
-    put(&machine, "/etc/systemd/system/boot.target", boot);
-    machine.run(&["systemctl", "daemon-reload"]);
-
-    // Docker's settings name nobody: nothing is made.
-    assert_eq!(machine.resolved(&["restore"]), "");
-    assert!(!machine.output(&["ip", "link", "show", "cdns0"]).status.success());
-
-    put(&machine, "/etc/docker/daemon.json", "{\n  \"dns\": [\"169.254.53.1\"]\n}\n");
-    machine.run(&["systemctl", "start", "boot.target"]);
-    eventually(PATIENCE, "docker has started", || {
-        machine.output(&["systemctl", "is-active", "docker"]).status.success().then_some(())
-    });
-    let journal = || machine.run(&["journalctl", "--no-pager"]);
-    assert_eq!(machine.text("/tmp/asked").unwrap(), "127.0.0.1\n", "{}", journal());
-    let state =
-        machine.run(&["systemctl", "show", "--property=Result", "--value", "corediscover-containers"]);
-    assert_eq!(state, "success");
-    assert_eq!(machine.resolved(&["restore"]), "", "a second time changes nothing");
-    let log = machine.run(&["journalctl", "--no-pager", "-u", "corediscover-containers"]);
-    assert!(log.contains("made the link cdns0"), "{log}");
 }
 
 #[test]
