@@ -144,7 +144,7 @@ pub(super) fn open_docker(machine: &Machine) {
     write(machine, "/etc/systemd/system/docker-tcp.socket", unit);
     sh(
         machine,
-        "systemctl daemon-reload; systemctl stop docker.service; systemctl start docker-tcp.socket docker.service",
+        "systemctl daemon-reload; systemctl stop docker.socket docker.service; systemctl start docker-tcp.socket; systemctl start docker.service",
     );
     is_found_and_repaired(machine, "docker-tcp", "error", "Docker's API is open at tcp://");
     sh(machine, "rm /etc/systemd/system/docker-tcp.socket; systemctl daemon-reload");
@@ -165,7 +165,7 @@ pub(super) fn files(machine: &Machine) {
         "/etc/systemd/system/corediscover-registrator.service",
         "/etc/systemd/system/corediscover-agent.service.d",
         "/var/lib/private/corediscover",
-        "/var/lib/private/corediscover/birth.json",
+        "/var/lib/corediscover/birth.json",
     ] {
         sh(machine, &format!("chmod o+w {path}"));
         let symptom = format!("every user of this machine may write to {path}");

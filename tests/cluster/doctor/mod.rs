@@ -145,14 +145,6 @@ fn doctor_finds_each_breakage_of_a_cluster_and_prints_the_command_that_repairs_i
     sh(three, "docker run -d --name early web");
     is_healthy(three);
 
-    breakages::ports(three);
-    clock::is_ahead(three);
-    clock::is_set_by_nobody(three);
-    breakages::empty_machine_ids(three);
-    breakages::cloned_machine_id(three, one);
-    breakages::addresses(three, &network.address(77));
-    breakages::resolver(three);
-    breakages::docker(three);
     breakages::open_docker(three);
     breakages::files(three);
     breakages::units(three);
@@ -162,6 +154,14 @@ fn doctor_finds_each_breakage_of_a_cluster_and_prints_the_command_that_repairs_i
     fellow::certificate_of_another_cluster(&everybody);
     fellow::agent_that_is_down(one, three);
     fellow::all_etcds_are_down(&everybody);
+    breakages::ports(three);
+    clock::is_ahead(three);
+    clock::is_set_by_nobody(three);
+    breakages::empty_machine_ids(three);
+    breakages::cloned_machine_id(three, one);
+    breakages::addresses(three, &network.address(77));
+    breakages::resolver(three);
+    breakages::docker(three);
     for machine in everybody {
         is_healthy(machine);
     }
