@@ -108,9 +108,10 @@ mod tests {
     use std::net::SocketAddr;
     use std::path::Path;
 
-    use super::{FILE, Me, refuse_copy};
+    use super::{FILE, MODE_PRIVATE, Me, refuse_copy};
     use crate::agent::membership::{self, Gossip};
     use crate::host::disk::HostDisk;
+    use crate::host::files::write_atomic;
     use crate::model::membership::{Config, Tags};
     use crate::tasks::Tasks;
 
@@ -166,7 +167,7 @@ mod tests {
     #[tokio::test]
     async fn a_damaged_note_of_the_address_is_refused_with_what_to_do() {
         let data = tempfile::tempdir().unwrap();
-        std::fs::write(data.path().join(FILE), "{").unwrap();
+        write_atomic(&data.path().join(FILE), b"{", MODE_PRIVATE).unwrap();
         let report = start(data.path(), "7", "127.81.0.5:1".parse().unwrap()).await.unwrap();
         assert!(report.contains("address.json is damaged") && report.contains("remove the file"), "{report}");
     }

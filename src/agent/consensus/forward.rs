@@ -40,6 +40,7 @@ impl Inner {
     /// Writes an encoded command, here or at the leader.
     pub(super) async fn propose(&self, command: Bytes) -> ProposeAnswer {
         let deadline = Instant::now() + HOLD;
+        let stop = self.spawner.stop_token();
         let mut leaders = self.leader.subscribe();
         loop {
             let leader = leaders.borrow_and_update().clone();
@@ -52,7 +53,12 @@ impl Inner {
                 Err(ProposeError::NoLeader(_)) if Instant::now() < deadline => {}
                 tried => return tried,
             }
-            wait_for_change(&mut leaders, leader.is_some(), deadline).await;
+            tokio::select! {
+                biased;
+                // A server that has ended hears of no leader any more: what the machine is now takes the write.
+                () = stop.cancelled() => return Err(NoLeader.into()),
+                () = wait_for_change(&mut leaders, leader.is_some(), deadline) => {}
+            }
         }
     }
 

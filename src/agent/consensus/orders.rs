@@ -25,6 +25,7 @@ impl Inner {
     /// Carries an order out, here or at the leader.
     pub(super) async fn order(&self, order: Order) -> OrderAnswer {
         let deadline = Instant::now() + HOLD;
+        let stop = self.spawner.stop_token();
         let mut leaders = self.leader.subscribe();
         loop {
             let leader = leaders.borrow_and_update().clone();
@@ -37,7 +38,11 @@ impl Inner {
                 Err(OrderError::NoLeader(_)) if Instant::now() < deadline => {}
                 tried => return tried,
             }
-            wait_for_change(&mut leaders, leader.is_some(), deadline).await;
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => return Err(NoLeader.into()),
+                () = wait_for_change(&mut leaders, leader.is_some(), deadline) => {}
+            }
         }
     }
 

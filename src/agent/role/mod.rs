@@ -92,7 +92,8 @@ pub(super) struct Roles {
 
 /// What follows in the life of the machine.
 enum Next {
-    Part(Box<Running>),
+    Promoted(Box<RunningServer>),
+    Dismissed(Standing),
     Join(ClusterId),
     Recover(Recovery),
 }
@@ -111,6 +112,14 @@ impl Running {
         match self {
             Self::Server(server) => &server.identity,
             Self::Client(client) => &client.identity,
+        }
+    }
+
+    /// Its tasks.
+    fn group(&self) -> &Spawner {
+        match self {
+            Self::Server(server) => &server.group,
+            Self::Client(client) => &client.group,
         }
     }
 }
@@ -166,27 +175,46 @@ impl Roles {
         let stop = self.machine.spawner.stop_token();
         let mut recoveries = self.recoveries.lock().await;
         loop {
-            let next = async {
-                match &running {
-                    Running::Server(server) => {
-                        let standing = self.until_dismissed(server).await;
-                        self.demote(server, standing).await.map(Running::Client)
-                    }
-                    Running::Client(client) => self.until_promoted(client).await.map(Running::Server),
-                }
-            };
             let next = tokio::select! {
                 biased;
                 () = stop.cancelled() => return Ok(()),
-                successor = self.until_succeeded(running.identity()) => Next::Join(successor),
-                Some(recovery) = recoveries.recv() => Next::Recover(recovery),
-                next = next => Next::Part(Box::new(next?)),
+                next = self.next(&running, &mut recoveries) => next?,
             };
+            // Nothing else comes between while the part changes.
             running = match next {
-                Next::Part(part) => *part,
+                Next::Promoted(server) => Running::Server(*server),
+                Next::Dismissed(standing) => Running::Client(self.demote(running.group(), standing).await?),
                 Next::Join(successor) => Running::Client(self.join_successor(&running, successor).await?),
                 Next::Recover(recovery) => self.recover(running, recovery).await?,
             };
+        }
+    }
+
+    /// Waits for what follows. A client that is becoming a server goes on with it, whatever it is ordered meanwhile.
+    async fn next(
+        &self,
+        running: &Running,
+        recoveries: &mut mpsc::Receiver<Recovery>,
+    ) -> anyhow::Result<Next> {
+        let change = async {
+            match running {
+                Running::Server(server) => Ok(Next::Dismissed(self.until_dismissed(server).await)),
+                Running::Client(client) => {
+                    self.until_promoted(client).await.map(|server| Next::Promoted(Box::new(server)))
+                }
+            }
+        };
+        tokio::pin!(change);
+        loop {
+            tokio::select! {
+                biased;
+                successor = self.until_succeeded(running.identity()) => return Ok(Next::Join(successor)),
+                Some(recovery) = recoveries.recv() => match running {
+                    Running::Server(_) => return Ok(Next::Recover(recovery)),
+                    Running::Client(_) => self.recover_nothing(recovery),
+                },
+                change = &mut change => return change,
+            }
         }
     }
 
@@ -229,7 +257,7 @@ impl Roles {
     }
 
     /// Server to client: raft ends, its folder is archived, the replica goes on with what it has.
-    async fn demote(&self, running: &RunningServer, standing: Standing) -> anyhow::Result<RunningClient> {
+    async fn demote(&self, server: &Spawner, standing: Standing) -> anyhow::Result<RunningClient> {
         let reason = match standing {
             Standing::Retired => "another machine has taken its place, or it was removed",
             _ => "the cluster does not know it as a server",
@@ -237,7 +265,7 @@ impl Roles {
         tracing::warn!(reason, "audit: this machine is a server no more: it goes on as a client");
         self.switch.close().await;
         self.show(Part { server: None, raft_id: 0, nomination: None });
-        running.group.end().await;
+        server.end().await;
         self.end_life()?;
         self.open_client(self.cluster())
     }

@@ -96,27 +96,33 @@ impl Roles {
         self.open_client(Some(successor))
     }
 
+    /// The successor of this cluster, if it is there: asked again, because the answer got lost.
+    fn successor_of(&self, cluster: &ClusterId) -> Option<ClusterId> {
+        let catalog = self.machine.replica.load();
+        let is_it = catalog.servers().predecessors.last() == Some(cluster);
+        if is_it { catalog.cluster().cloned() } else { None }
+    }
+
+    /// A client's answer to who orders it to recover.
+    pub(super) fn recover_nothing(&self, (named, outcome): Recovery) {
+        let refused = || {
+            let text = "this machine is a client and keeps no log: recover at a server";
+            OrderError::Refused(text.to_owned())
+        };
+        // Who asked may have gone away.
+        drop(outcome.send(self.successor_of(&named).ok_or_else(refused)));
+    }
+
     /// Founds a successor with what this server has.
     pub(super) async fn recover(&self, running: Running, recovery: Recovery) -> anyhow::Result<Running> {
         let (named, outcome) = recovery;
-        let done = {
-            let catalog = self.machine.replica.load();
-            let last = catalog.servers().predecessors.last();
-            last.filter(|last| **last == named).and_then(|_| catalog.cluster().cloned())
-        };
-        if let Some(successor) = done {
-            // Asked again, because the answer got lost.
+        if let Some(successor) = self.successor_of(&named) {
             drop(outcome.send(Ok(successor)));
             return Ok(running);
         }
-        let server = match &running {
-            Running::Server(server) => server,
-            Running::Client(_) => {
-                let text = "this machine is a client and keeps no log: recover at a server";
-                // Who asked may have gone away.
-                drop(outcome.send(Err(OrderError::Refused(text.to_owned()))));
-                return Ok(running);
-            }
+        let Running::Server(server) = &running else {
+            self.recover_nothing((named, outcome));
+            return Ok(running);
         };
         if let Err(refusal) = self.may_recover(server, &named).await {
             drop(outcome.send(Err(OrderError::Refused(refusal))));

@@ -57,7 +57,7 @@ impl Swim {
             return;
         };
         let moved = known.address != at;
-        if moved && !self.may_take_over(known) {
+        if moved && !self.may_take_over(known, &tags) {
             let holder = known.address;
             self.refuse(name, at, Refusal::NameTaken(holder));
             return;
@@ -118,11 +118,14 @@ impl Swim {
         }
     }
 
-    /// A name is free for another address when its holder left, or failed long enough ago.
-    fn may_take_over(&self, holder: &Record) -> bool {
+    /// A name is free for another address when its holder left, or failed long enough ago. A machine that failed and is
+    /// back at another address is let in at once.
+    fn may_take_over(&self, holder: &Record, tags: &Tags) -> bool {
         match holder.state {
             State::Alive | State::Suspect => false,
-            State::Failed => holder.age(self.now) >= self.config.name_kept,
+            State::Failed => {
+                tags.are_of_the_same_machine(&holder.tags) || holder.age(self.now) >= self.config.name_kept
+            }
             State::Left | State::Pruned => true,
         }
     }

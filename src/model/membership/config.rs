@@ -55,7 +55,7 @@ pub struct Config {
     pub left_kept: Duration,
     /// How long a pruned member is remembered (invisibly), so that a slow member's exchange does not bring it back.
     pub pruned_kept: Duration,
-    /// How long a name must have been failed before another address may take it (Consul's dead node reclaim).
+    /// How long a name must have been failed before another machine may take it (Consul's dead node reclaim).
     pub name_kept: Duration,
     /// How long a leaving member says so before it has left.
     pub leaving_time: Duration,

@@ -11,6 +11,9 @@ pub const TAGS_BYTES_MAX: usize = 512;
 /// Longest name of a member in bytes (Serf's limit; a DNS label is shorter).
 pub const NAME_BYTES_MAX: usize = 128;
 
+/// The tag with the id of a machine's disk: who has the same is the same machine, wherever it is.
+pub const TAG_NODE_ID: &str = "id";
+
 /// What the cluster believes of a member. The numbers are those of `/v1/agent/members`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[repr(u8)]
@@ -82,6 +85,12 @@ impl Tags {
     /// The tags.
     pub fn as_map(&self) -> &BTreeMap<String, String> {
         &self.0
+    }
+
+    /// Whether these and `others` are said by one machine, as far as they tell.
+    pub(super) fn are_of_the_same_machine(&self, others: &Self) -> bool {
+        let id = self.0.get(TAG_NODE_ID).filter(|id| !id.is_empty());
+        id.is_some() && id == others.0.get(TAG_NODE_ID)
     }
 }
 

@@ -39,6 +39,6 @@ mod thousand;
 pub use codec::{DATAGRAM_BYTES_MAX, FRAME_BYTES_MAX, PROTOCOL_VERSION};
 pub use config::Config;
 pub use interface::{Change, Event, Input, JoinFailure, Output, Refusal, StreamFailure};
-pub use member::{Member, MemberStatus, NAME_BYTES_MAX, TAGS_BYTES_MAX, Tags, TagsTooLong};
+pub use member::{Member, MemberStatus, NAME_BYTES_MAX, TAG_NODE_ID, TAGS_BYTES_MAX, Tags, TagsTooLong};
 pub use question::{who_answered, who_are_you};
 pub use swim::Swim;

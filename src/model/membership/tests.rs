@@ -229,6 +229,28 @@ fn a_name_is_taken_over_by_another_address_only_when_its_holder_is_long_dead() {
 }
 
 #[test]
+fn a_machine_that_died_and_is_back_at_another_address_has_its_name_as_soon_as_its_death_is_known() {
+    let tags = Tags::try_from(BTreeMap::from([("id".to_owned(), "of its disk".to_owned())])).unwrap();
+    for pause in [0, 1, 6] {
+        let mut simulation = Simulation::cluster(5, 4);
+        simulation.input("n2", Input::SetTags(tags.clone()));
+        simulation.run(seconds(2));
+        simulation.power_off("n2");
+        simulation.run(seconds(pause));
+        simulation.start("moved", 9);
+        let swim = Swim::new(Config::default(), "n2".into(), address(9), tags.clone(), 1);
+        simulation.replace_core("moved", swim);
+        simulation.join("moved", "n1");
+        simulation.run(seconds(6));
+        for other in ["n1", "n3", "n4"] {
+            let member = simulation.members(other).into_iter().find(|member| member.name == "n2").unwrap();
+            let shown = (member.address, member.status);
+            assert_eq!(shown, (address(9).ip(), MemberStatus::Alive), "{other}, after {pause} s");
+        }
+    }
+}
+
+#[test]
 fn the_dead_are_forgotten_after_their_time_and_nobody_brings_them_back() {
     let mut simulation = Simulation::new(9);
     simulation.config.failed_kept = seconds(300);

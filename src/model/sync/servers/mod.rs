@@ -18,6 +18,7 @@ use std::time::Duration;
 use crate::model::membership::{Member, MemberStatus};
 use crate::model::names::ClusterId;
 
+pub use crate::model::membership::TAG_NODE_ID;
 pub use change::ServerChange;
 pub use orders::{NotNow, Standing};
 pub use pace::{COOL_DOWN, REPLACEMENTS_PER_HOUR_MAX};
@@ -36,8 +37,6 @@ pub const TAG_RAFT_ID: &str = "rid";
 pub const TAG_RPC_PORT: &str = "port";
 /// Tag with the cluster that a member belongs to, once it has formed.
 pub const TAG_CLUSTER: &str = "cluster";
-/// Tag with the incarnation of the member's disk, which is also its node id.
-pub const TAG_NODE_ID: &str = "id";
 /// Tag with the number of servers that a server was told to expect.
 pub const TAG_EXPECT: &str = "expect";
 /// Tag with the datacenter.
