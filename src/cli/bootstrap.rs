@@ -46,6 +46,13 @@ pub(super) struct EtcdArgs {
     pub(super) prefix: String,
 }
 
+impl EtcdArgs {
+    /// The URLs, with their ports.
+    pub(super) fn endpoints(&self) -> Vec<String> {
+        self.etcd.iter().map(ToString::to_string).collect()
+    }
+}
+
 /// Arguments of `bootstrap`.
 #[derive(clap::Args)]
 #[command(group(clap::ArgGroup::new("store").required(true)), group(clap::ArgGroup::new("id").required(true)))]
@@ -225,7 +232,7 @@ pub(super) fn etcd(args: &EtcdArgs) -> anyhow::Result<(Etcd, Vec<String>, Option
         }),
         None => None,
     };
-    let endpoints: Vec<String> = args.etcd.iter().map(ToString::to_string).collect();
+    let endpoints = args.endpoints();
     let etcd = Etcd::new(endpoints.clone(), &args.prefix, tls.clone(), CLAIM_TTL, args.etcd_api.into())?;
     Ok((etcd, endpoints, tls))
 }

@@ -63,10 +63,7 @@ pub(super) async fn units(settings: &Settings) -> Result<Facts, String> {
     }
     let uptime = std::fs::read_to_string("/proc/uptime").map_err(|error| format!("/proc/uptime: {error}"))?;
     let uptime_seconds = uptime.split('.').next().and_then(|text| text.parse().ok()).unwrap_or(u64::MAX);
-    let etcd = settings.etcd.as_ref().map_or(ETCD.to_owned(), |etcd| {
-        let endpoints: Vec<String> = etcd.etcd.iter().map(ToString::to_string).collect();
-        endpoints.join(",")
-    });
+    let etcd = settings.etcd.as_ref().map_or(ETCD.to_owned(), |etcd| etcd.endpoints().join(","));
     let write = format!("{} units --systemd --etcd {etcd} --out /etc/systemd/system", settings.program);
     Ok(Facts { units, uptime_seconds, write, agent_answers: false })
 }

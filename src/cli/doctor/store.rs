@@ -13,6 +13,7 @@ use crate::model::doctor::clock::Other;
 use crate::model::doctor::etcd::{Endpoint, Facts, Spaces};
 use crate::model::election::View;
 use crate::model::fleet::shell::quote;
+use crate::model::provision::endpoint::Endpoint as Url;
 
 /// How long etcd may take for everything.
 const ANSWER_WAIT: Duration = Duration::from_secs(20);
@@ -63,8 +64,11 @@ pub(super) async fn ask(settings: &Settings) -> Store {
 
 /// Looks at the keys through the endpoints that answer: what one of them has, all have.
 async fn examine(args: &EtcdArgs, answered: &[Answered]) -> Result<Examined, String> {
-    let alive =
-        answered.iter().filter(|one| one.version.is_ok()).map(|one| one.url.clone()).collect::<Vec<_>>();
+    let answers = |endpoint: &&Url| {
+        let url = endpoint.to_string();
+        answered.iter().any(|one| one.version.is_ok() && one.url == url)
+    };
+    let alive: Vec<Url> = args.etcd.iter().filter(answers).cloned().collect();
     if alive.is_empty() {
         return Err("no etcd answers".to_owned());
     }
@@ -160,7 +164,7 @@ impl Store {
             Some(format!(" {flag}={}", quote(&file.as_ref()?.display().to_string())))
         });
         let files: String = files.collect();
-        let endpoints = quote(&args.etcd.join(","));
+        let endpoints = quote(&args.endpoints().join(","));
         format!("ETCDCTL_API={version} etcdctl --endpoints={endpoints}{files} {verb}")
     }
 }
