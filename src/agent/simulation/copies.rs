@@ -22,8 +22,9 @@ impl World {
         self.net.heal();
         self.net.weather(Weather::default());
         self.copies += 1;
-        let name =
-            if namesake { original.name.clone() } else { format!("{}c{}", original.name, self.copies) };
+        // Nobody else has it, whoever comes in the place of the original.
+        let own = format!("{}c{}", original.name.split('x').next().unwrap_or_default(), self.copies);
+        let name = if namesake { original.name.clone() } else { own.clone() };
         let copy = original.copy(name, IpAddr::from([10, 0, 2, self.copies]));
         self.machines.push(copy);
         let last = self.machines.len() - 1;
@@ -35,6 +36,7 @@ impl World {
         }
         let machine = &mut self.machines[last];
         machine.wipe();
+        machine.name = own;
         machine.rename(false);
         self.start(last).await
     }

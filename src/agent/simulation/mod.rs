@@ -39,12 +39,9 @@ const RECOVERY_INTERVAL: Duration = Duration::from_secs(10);
 const HELD_BACK_MAX: Duration = Duration::from_mins(61);
 /// A quarter of an hour.
 const CLOCK_SECONDS: i64 = 900;
-/// How long people may then wait: those who asked a machine that went silent hear of it after the hold time of 7 s.
+/// How long people may then wait: those who asked a machine that went silent hear of it after the hold time of 7 s, and
+/// those who asked at an old address as soon as gossip knows the new one.
 const SERVED_MAX: Duration = Duration::from_secs(10);
-/// The same where machines changed their addresses: who asks at an old one before gossip knows the new one, which nobody
-/// refuses, hears of it when the time for a write is over, which is 20 s for a client, and then perhaps once more.
-const SERVED_AFTER_MOVES_MAX: Duration = Duration::from_secs(10);
-
 struct Clusters;
 
 impl Histories for Clusters {
@@ -104,8 +101,6 @@ struct World {
     users: Users,
     processes: u64,
     begun: Instant,
-    /// Whether any machine changed its address.
-    moved: bool,
     /// How many addresses were given out to machines that moved.
     moves: u8,
     /// Raft ids of disks that are gone and that may still be voters.
@@ -135,7 +130,6 @@ impl World {
             processes: 0,
             begun: Instant::now(),
             moves: 0,
-            moved: false,
             lost: Vec::new(),
             had_bad_disk: false,
             copies: 0,
@@ -234,14 +228,8 @@ impl World {
                     running::set_wall_error(process, machine.wall_error);
                 });
             }
-            Step::Move(machine) => {
-                self.moved = true;
-                return self.move_to(machine.into(), None).await;
-            }
-            Step::Swap(machine, other) => {
-                self.moved = true;
-                return self.move_to(machine.into(), Some(other.into())).await;
-            }
+            Step::Move(machine) => return self.move_to(machine.into(), None).await,
+            Step::Swap(machine, other) => return self.move_to(machine.into(), Some(other.into())).await,
             Step::Renew(machine) => {
                 let told = self.lose(machine.into());
                 if told.is_none() {
@@ -400,10 +388,9 @@ impl World {
         }
         let before = self.users.acknowledged();
         let begin = Instant::now();
-        let patience = if self.moved { SERVED_AFTER_MOVES_MAX } else { SERVED_MAX };
         while self.users.acknowledged() == before {
             let pending = self.users.pending();
-            assert!(begin.elapsed() < patience, "nobody is served though everything works: {pending}");
+            assert!(begin.elapsed() < SERVED_MAX, "nobody is served though everything works: {pending}");
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
         self.users.stop();
