@@ -141,7 +141,7 @@ fn formed(network: &Network) -> (Vec<Machine>, String) {
 #[test]
 fn doctor_finds_each_breakage_of_a_cluster_and_prints_the_command_that_repairs_it() {
     tell_failures_at_once();
-    let network = Network::new(3);
+    let network = Network::new(8);
     let (machines, _) = formed(&network);
     let [one, two, three] = &machines[..] else { panic!("three machines") };
     let everybody = [one, two, three];
@@ -179,7 +179,7 @@ fn doctor_finds_each_breakage_of_a_cluster_and_prints_the_command_that_repairs_i
 #[test]
 fn doctor_tells_how_old_the_replica_of_a_client_is_that_does_not_hear_the_servers() {
     tell_failures_at_once();
-    let network = Network::new(4);
+    let network = Network::new(9);
     let (machines, etcd) = formed(&network);
     fellow::replica_that_lags(&network, &machines[0], &etcd);
 }
