@@ -17,15 +17,14 @@ impl Client {
         Ok(Some(leader).filter(|leader| !leader.is_empty()))
     }
 
-    /// How long ago, in milliseconds, the agent heard the leader; `None` when it knows none.
+    /// How long ago, in milliseconds, the agent heard the leader; `None` when it never did.
     ///
     /// # Errors
     /// As [`Client::get_json`].
     pub async fn leader_heard_millis_ago(&self) -> Result<Option<u64>, ClientError> {
         let reply = self.get("/v1/catalog/services", &[("stale", "")]).await?.accepted()?;
-        let header = |name: &str| reply.headers.get(name).map(String::as_str);
-        let known = header("x-consul-knownleader") == Some("true");
-        Ok(header("x-consul-lastcontact").and_then(|millis| millis.parse().ok()).filter(|_| known))
+        let millis = reply.headers.get("x-consul-lastcontact").and_then(|millis| millis.parse().ok());
+        Ok(millis.filter(|millis| *millis != u64::MAX))
     }
 
     /// `GET /v1/agent/self`.

@@ -92,7 +92,7 @@ pub struct Told {
     pub cluster: Option<String>,
     /// The members, as gossip has them.
     pub peers: Vec<Peer>,
-    /// How long ago the leader was heard, in milliseconds; `None` when no leader is known.
+    /// How long ago the leader was heard, in milliseconds; `None` when none ever was.
     pub heard_millis_ago: Option<u64>,
 }
 

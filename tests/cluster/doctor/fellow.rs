@@ -130,6 +130,7 @@ pub(super) fn replica_that_lags(network: &Network, server: &Machine, etcd: &str)
         }
     };
     cut("-I");
+    is_found(&client, "cluster", "error", "there is no leader");
     is_found(&client, "cluster", "error", "what this machine knows is ");
     cut("-D");
     is_healthy(&client);

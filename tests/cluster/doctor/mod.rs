@@ -119,24 +119,32 @@ pub(super) fn sh(machine: &Machine, script: &str) -> String {
     machine.run(&["sh", "-ec", script])
 }
 
-#[test]
-fn doctor_finds_each_breakage_of_a_cluster_and_prints_the_command_that_repairs_it() {
-    tell_failures_at_once();
-    let network = Network::new(3);
-    let machines: Vec<Machine> = (1..=3).map(|number| Machine::blank(&network, number)).collect();
-    let [one, two, three] = &machines[..] else { panic!("three machines") };
-    let everybody = [one, two, three];
+/// Three machines, and the addresses of etcd on them.
+fn formed(network: &Network) -> (Vec<Machine>, String) {
+    let machines: Vec<Machine> = (1..=3).map(|number| Machine::blank(network, number)).collect();
+    let everybody: Vec<&Machine> = machines.iter().collect();
     let etcd: Vec<String> =
         everybody.iter().map(|machine| format!("http://{}:2379", machine.address)).collect();
-    for machine in everybody {
+    let etcd = etcd.join(",");
+    for machine in &everybody {
         machine.etcd(&everybody);
-        provision(machine, &etcd.join(","));
+        provision(machine, &etcd);
         machine.power_on();
     }
-    for machine in everybody {
+    for machine in &everybody {
         machine.until_running();
     }
     until_agreed(&everybody, &everybody);
+    (machines, etcd)
+}
+
+#[test]
+fn doctor_finds_each_breakage_of_a_cluster_and_prints_the_command_that_repairs_it() {
+    tell_failures_at_once();
+    let network = Network::new(8);
+    let (machines, _) = formed(&network);
+    let [one, two, three] = &machines[..] else { panic!("three machines") };
+    let everybody = [one, two, three];
     is_told_in_words(three);
     for machine in everybody {
         is_healthy(machine);
@@ -166,7 +174,14 @@ fn doctor_finds_each_breakage_of_a_cluster_and_prints_the_command_that_repairs_i
         is_healthy(machine);
     }
     until_agreed(&everybody, &everybody);
-    fellow::replica_that_lags(&network, one, &etcd.join(","));
+}
+
+#[test]
+fn doctor_tells_how_old_the_replica_of_a_client_is_that_does_not_hear_the_servers() {
+    tell_failures_at_once();
+    let network = Network::new(9);
+    let (machines, etcd) = formed(&network);
+    fellow::replica_that_lags(&network, &machines[0], &etcd);
 }
 
 /// The text for a person: where the settings are from, and a line for each check.
