@@ -72,7 +72,7 @@ impl Site<'_> {
 pub(crate) fn becomes_a_cluster(site: &Site<'_>, reboot: &dyn Fn(usize)) {
     let (table, told) = site.up(3);
     assert_eq!(table.matches("  alive   server  ").count(), 3, "{table}{told}");
-    assert_eq!(told.matches(": brought the binary and 3 units\n").count(), 3, "{told}");
+    assert_eq!(told.matches(": brought the binary and 4 units\n").count(), 3, "{told}");
     for number in 0..3 {
         for unit in ["corediscover-agent", "corediscover-registrator", "corediscover-resolved"] {
             (site.until)(&format!("{unit} runs on {}", site.names[number]), &mut || {

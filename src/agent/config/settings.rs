@@ -14,6 +14,7 @@ use super::servers::{birth, is_named, replace_after, replace_mode};
 use crate::agent::members;
 use crate::hint::{WithHint as _, fault};
 use crate::model::names::Datacenter;
+use crate::model::provision::spec::DOMAIN_BYTES_MAX;
 use crate::model::sync::servers::Mode;
 
 /// Consul's default ports.
@@ -312,7 +313,7 @@ fn seconds(key: &str, number: Option<i64>, default: u32) -> anyhow::Result<u32> 
 fn zone(text: &str) -> anyhow::Result<String> {
     let zone = text.trim_matches('.').to_ascii_lowercase();
     let fits = !zone.is_empty()
-        && zone.len() < 200
+        && zone.len() <= DOMAIN_BYTES_MAX
         && zone.split('.').all(|label| crate::model::names::is_dns_label(&label.replace('_', "-")));
     if fits {
         Ok(zone)

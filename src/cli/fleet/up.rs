@@ -16,7 +16,9 @@ use crate::model::provision::Spec;
 use crate::model::provision::binary::BINARY_PATH;
 use crate::model::provision::etcd::Etcd;
 use crate::model::provision::spec::{AddressSource, DnsPort, Domain, Servers};
-use crate::model::provision::units::{AGENT, Place, REGISTRATOR, RESOLVED, UnitFile, unit_files_at};
+use crate::model::provision::units::{
+    AGENT, CONTAINERS, Place, REGISTRATOR, RESOLVED, UnitFile, unit_files_at,
+};
 use anyhow::Context as _;
 
 /// This very program.
@@ -179,6 +181,7 @@ fn units(plan: &Plan, number: usize, facts: &Facts) -> anyhow::Result<Option<Vec
         AGENT => true,
         REGISTRATOR => facts.docker,
         RESOLVED => facts.resolved,
+        CONTAINERS => facts.resolved && facts.docker,
         _ => false,
     };
     Ok(Some(unit_files_at(&spec, place)?.into_iter().filter(wanted).collect()))
