@@ -3,6 +3,8 @@
 use std::path::PathBuf;
 
 use super::{Dialect, Fragment, HttpAddress, Settings, parse_file, read_paths};
+use crate::agent::members::PEERS_FILE;
+use crate::host::files::{MODE_PUBLIC, write_atomic};
 
 fn valid() -> Fragment {
     Fragment {
@@ -170,7 +172,7 @@ fn a_new_machine_does_not_guess_whether_a_name_that_is_unknown_is_its_own() {
     assert!(error.contains("-server-at no-such-host.invalid: its address is not known"), "{error}");
     assert!(Settings::check(fragment(&["no-such-host.invalid", "240.0.2.3"]), "host-9").unwrap().server);
     // It has met its cluster before: that it starts counts more.
-    std::fs::write(data_dir.path().join(crate::agent::members::PEERS_FILE), "{}").unwrap();
+    write_atomic(&data_dir.path().join(PEERS_FILE), b"{}", MODE_PUBLIC).unwrap();
     let settings = Settings::check(fragment(&["no-such-host.invalid"]), "host-9").unwrap();
     let warning = settings.warnings.iter().any(|warning| warning.contains("no-such-host.invalid: taken for"));
     assert!(!settings.server && warning, "{:?}", settings.warnings);
@@ -179,7 +181,7 @@ fn a_new_machine_does_not_guess_whether_a_name_that_is_unknown_is_its_own() {
 #[test]
 fn of_a_folder_all_files_are_read_when_their_language_is_said() {
     let folder = tempfile::tempdir().unwrap();
-    std::fs::write(folder.path().join("consul.conf"), "datacenter = \"zz\"\n").unwrap();
+    write_atomic(&folder.path().join("consul.conf"), b"datacenter = \"zz\"\n", MODE_PUBLIC).unwrap();
     std::fs::create_dir(folder.path().join("more")).unwrap();
     let paths = [folder.path().to_owned()];
     assert_eq!(read_paths(&paths, None).unwrap().datacenter, None);
