@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::time::Duration;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 
 use crate::model::dns::wire::{HEADER_BYTES, MESSAGE_BYTES_MAX, encode_query};
 use crate::model::dns::{Name, RecordType};
@@ -37,6 +37,10 @@ pub(super) fn ask(server: SocketAddr, name: &str) -> anyhow::Result<Answered> {
         match ask_once(server, any, &question) {
             Ok(answer) => return Ok(answer),
             Err(_) if tries < TRIES_MAX => {}
+            // What the kernel calls the end of a wait.
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
+                bail!("no answer from {server} within {ANSWER_WAIT:?}, asked {tries} times");
+            }
             Err(error) => return Err(error).with_context(|| format!("no answer from {server}")),
         }
     }

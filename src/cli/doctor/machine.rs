@@ -81,9 +81,11 @@ pub(super) struct Disk {
     pub(super) incarnation: Option<Incarnation>,
     pub(super) cluster: Option<ClusterId>,
     pub(super) addresses: Vec<IpAddr>,
+    /// What of it could not be read, and why.
+    pub(super) unread: Option<String>,
 }
 
-/// Reads it. A data directory that this user may not read says nothing: the check of files tells that.
+/// Reads it.
 pub(super) async fn disk(settings: &Settings) -> Disk {
     let (path, data_dir) = (settings.machine_id_file.clone(), settings.data_dir.clone());
     let given = settings.machine_id.clone();
@@ -92,16 +94,21 @@ pub(super) async fn disk(settings: &Settings) -> Disk {
             Some(id) => File::Text(id.to_string()),
             None => machine_id(&path),
         };
-        let (incarnation, local) = remembered(&data_dir).unwrap_or_default();
+        let (remembered, unread) = match remembered(&data_dir) {
+            Ok(remembered) => (remembered, None),
+            Err(error) => (Default::default(), Some(causes(&error))),
+        };
+        let (incarnation, local) = remembered;
         let addresses = interfaces::addresses()?.into_iter().map(|(_, address)| address).collect();
         let cluster = local.record.filter(|record| record.formed).map(|record| record.cluster_id);
-        Ok(Disk { machine_id, incarnation, cluster, addresses })
+        Ok(Disk { machine_id, incarnation, cluster, addresses, unread })
     });
     looked.await.unwrap_or_else(|error| Disk {
         machine_id: File::Unreadable(causes(&error)),
         incarnation: None,
         cluster: None,
         addresses: Vec::new(),
+        unread: Some(causes(&error)),
     })
 }
 

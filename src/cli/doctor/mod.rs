@@ -110,23 +110,29 @@ async fn examine(settings: Settings) -> Report {
             should_answer,
         }),
         judge_address(&settings, &agent),
-        identity::judge(&identity::Facts {
-            path: settings.machine_id_file.display().to_string(),
-            file: disk.machine_id,
-            data_dir: settings.data_dir.display().to_string(),
-            own_disk: disk.incarnation,
-            own_addresses: disk.addresses,
-            claims: view.clone().map(|view| view.claims),
-            members: members.clone(),
-        }),
+        but_for(
+            disk.unread.clone(),
+            identity::judge(&identity::Facts {
+                path: settings.machine_id_file.display().to_string(),
+                file: disk.machine_id,
+                data_dir: settings.data_dir.display().to_string(),
+                own_disk: disk.incarnation,
+                own_addresses: disk.addresses,
+                claims: view.clone().map(|view| view.claims),
+                members: members.clone(),
+            }),
+        ),
         etcd::judge(&store.facts()),
-        keys::judge(&keys::Facts {
-            view,
-            members,
-            cluster: agent.as_ref().ok().and_then(|agent| agent.cluster.clone()).or(disk.cluster),
-            prefix: store.prefix.clone(),
-            remove: store.remove(),
-        }),
+        but_for(
+            disk.unread,
+            keys::judge(&keys::Facts {
+                view,
+                members,
+                cluster: agent.as_ref().ok().and_then(|agent| agent.cluster.clone()).or(disk.cluster),
+                prefix: store.prefix.clone(),
+                remove: store.remove(),
+            }),
+        ),
         match resolver {
             Ok(found) => resolver::judge(&found.facts(&settings, library, inside)),
             Err(why) => Check::not_checked(resolver::NAME, why),
@@ -140,6 +146,14 @@ async fn examine(settings: Settings) -> Report {
         ),
     ];
     Report { settings: settings.sources, checks }
+}
+
+/// The check, without what could not be read.
+fn but_for(unread: Option<String>, check: Check) -> Check {
+    match unread {
+        Some(why) => check.but_not(why),
+        None => check,
+    }
 }
 
 fn judge_address(settings: &Settings, agent: &Result<cluster::Agent, String>) -> Check {

@@ -83,7 +83,7 @@ pub fn words(line: &str) -> Vec<String> {
 mod tests {
     use super::{commands, variable, words};
     use crate::model::provision::Spec;
-    use crate::model::provision::units::{Manager, unit_files};
+    use crate::model::provision::units::{Manager, RESOLVED, unit_files};
 
     #[test]
     fn a_line_is_taken_apart_as_systemd_does() {
@@ -102,7 +102,8 @@ mod tests {
         assert_eq!(agent[0].words[..3], ["/opt/bin/corediscover", "bootstrap", "--etcd"]);
         assert_eq!(agent[1].words[0], "/bin/kill");
         assert_eq!(variable(&[&files[1].text], "DOCKER_HOST").unwrap(), "unix:///var/run/docker.sock");
-        let resolved = commands(&[&files[2].text]);
+        let resolved = files.iter().find(|file| file.name == RESOLVED).unwrap();
+        let resolved = commands(&[&resolved.text]);
         assert_eq!(
             resolved[1].words[..3],
             ["/opt/bin/corediscover", "resolved", "apply"],

@@ -139,9 +139,13 @@ impl fmt::Display for Report {
         let (errors, warnings) = (self.count(Level::Error), self.count(Level::Warning));
         match (errors, warnings) {
             (0, 0) => writeln!(f, "nothing is wrong"),
-            _ => writeln!(f, "{errors} errors, {warnings} warnings"),
+            _ => writeln!(f, "{}, {}", counted(errors, "error"), counted(warnings, "warning")),
         }
     }
+}
+
+fn counted(count: usize, thing: &str) -> String {
+    format!("{count} {thing}{}", if count == 1 { "" } else { "s" })
 }
 
 /// What programs say may have several lines; here each thing has one.
@@ -168,7 +172,7 @@ mod tests {
             report.to_string(),
             "settings: from corediscover-agent.service\nok: ports\nerror: it failed\n  cause: no disk\n  fix: reboot\n\
              not checked: units: the rest: why\nwarning: late\n  cause: nobody sets it\n  fix: set it\n\
-             1 errors, 1 warnings\n"
+             1 error, 1 warning\n"
         );
         assert_eq!((report.count(Level::Error), report.count(Level::Warning)), (1, 1));
     }

@@ -201,7 +201,7 @@ fn is_told_in_words(machine: &Machine) {
     assert_eq!(output.status.code(), Some(1), "{text}");
     let block = "error: every user of this machine may write to /opt/bin\n  cause: its mode is 0757; what is there is run by \
                  the units: whoever changes it runs what he likes\n  fix: chmod o-w /opt/bin\n";
-    assert!(text.contains(block) && text.ends_with("1 errors, 0 warnings\n"), "{text}");
+    assert!(text.contains(block) && text.ends_with("1 error, 0 warnings\n"), "{text}");
     sh(machine, "chmod o-w /opt/bin");
     let before = sh(
         machine,
