@@ -246,7 +246,12 @@ async fn initialise_when_decided(
     let decided = tokio::select! {
         biased;
         () = stop.cancelled() => return Ok(()),
-        decided = outcome.wait_for(Option::is_some) => decided.context("the birth has ended")?.clone(),
+        decided = outcome.wait_for(Option::is_some) => decided.ok().map(|decided| decided.clone()),
+    };
+    let Some(decided) = decided else {
+        // The birth has ended, and tells why itself.
+        stop.cancelled().await;
+        return Ok(());
     };
     if let Some(Decided::Born(certificate)) = decided {
         // Addresses in certificates made by gossip have their port.
