@@ -151,7 +151,7 @@ fn one_user_data_makes_blank_machines_a_cluster_that_outlives_reboots_losses_cut
     let user_data = server.get("cloud-init/user-data");
     let digest = server.get("corediscover.sha512");
     let digest = digest.split(' ').next().unwrap();
-    let how = format!("url={}corediscover,sha512={digest}", server.url());
+    let how = format!("url={}corediscover/{digest},sha512={digest}", server.url());
     assert_eq!(user_data, corediscover(&["cloud-init", "--etcd", &etcd, "--binary", &how]));
 
     for machine in everybody {
