@@ -261,6 +261,9 @@ fn resolver_is_left_as_it_was(machine: &Machine) {
     assert!(!state.contains("8600"), "{state}");
     machine.run(&[INSTALLED, "resolved", "remove", "--docker"]);
     assert_eq!(machine.run(&["cat", "/etc/docker/daemon.json"]), daemon_json(), "as it was before");
+    // The dockerd that was told goes on telling containers, so they are answered until it has started again.
+    machine.run(&["systemctl", "restart", "docker.service"]);
+    machine.run(&[INSTALLED, "resolved", "remove", "--docker"]);
     let left = machine.run(&[
         "sh",
         "-c",
