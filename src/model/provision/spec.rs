@@ -37,7 +37,7 @@ pub enum SpecError {
     Url(String),
     /// A path, a user or a query, where only an address has a meaning.
     #[error(
-        "`{0}` is not an etcd endpoint: give http://HOST:PORT or https://HOST:PORT, nothing after the port"
+        "`{0}` is not a URL of etcd (hint: give http://HOST:PORT or https://HOST:PORT, nothing after the port)"
     )]
     Endpoint(String),
     /// Nobody listens there.

@@ -251,7 +251,7 @@ mod tests {
         refused("servers: 2\n", (1, 10), "2 servers are not possible");
         refused("servers: 3\nserver: 3\n", (2, 1), "server");
         refused("servers: 3\nservers: 5\n", (2, 1), "twice");
-        refused("etcd:\n  - \"10.0.0.1\"\n", (2, 5), "is not an etcd endpoint");
+        refused("etcd:\n  - \"10.0.0.1\"\n", (2, 5), "is not a URL of etcd");
         refused("domain: a b\n", (1, 9), "is not a domain");
         refused("fleet: maybe\n", (1, 8), "");
         refused("servers:\n  - 3\n", (2, 3), "one value");
