@@ -164,6 +164,20 @@ impl Machine {
         feed(Command::new("docker").args(["cp", "-", &target]), &tar.stdout);
     }
 
+    /// A folder of the machine, as a tar.
+    pub(crate) fn folder(&self, path: &str) -> Vec<u8> {
+        let source = format!("{}:{path}", self.container);
+        let output = Command::new("docker").args(["cp", "-a", &source, "-"]).output().unwrap();
+        assert!(output.status.success(), "{source}: {}", String::from_utf8_lossy(&output.stderr));
+        output.stdout
+    }
+
+    /// Lays such a folder down on the machine.
+    pub(crate) fn lay(&self, path: &str, tar: &[u8]) {
+        let target = format!("{}:{path}", self.container);
+        feed(Command::new("docker").args(["cp", "-a", "-", &target]), tar);
+    }
+
     /// Switches the machine on.
     pub(crate) fn power_on(&self) {
         docker(&["start", &self.container]);

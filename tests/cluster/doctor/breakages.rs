@@ -1,6 +1,6 @@
 //! What goes wrong on one machine.
 
-use super::{INSTALLED, carry_out, is_found, is_found_and_repaired, is_healthy, sh};
+use super::{INSTALLED, carry_out, is_found, is_found_and_repaired, is_found_by, is_healthy, sh, told};
 use crate::machines::Machine;
 use crate::story::give_image;
 
@@ -8,7 +8,7 @@ const AGENT: &str = "corediscover-agent.service";
 const REGISTRATOR: &str = "corediscover-registrator.service";
 
 /// Writes a file of the machine.
-fn write(machine: &Machine, path: &str, text: &str) {
+pub(super) fn write(machine: &Machine, path: &str, text: &str) {
     machine.run(&["sh", "-ec", r#"mkdir -p "$(dirname "$1")"; printf %s "$2" >"$1""#, "write", path, text]);
 }
 
@@ -120,34 +120,37 @@ pub(super) fn resolver(machine: &Machine) {
     is_found_and_repaired(machine, "resolved", "error", "systemd-resolved does not run");
 }
 
-/// Docker does not run, or the registrator may not ask it, or everybody may.
-pub(super) fn docker(machine: &Machine) {
-    sh(machine, "systemctl stop docker.socket docker.service");
-    is_found_and_repaired(machine, "docker", "error", "the Docker daemon does not run");
-    for (mode, symptom) in [
-        ("0600", "the registrator may not use /var/run/docker.sock"),
-        ("0666", "every user of this machine may use Docker through /var/run/docker.sock"),
-    ] {
-        sh(machine, &format!("chmod {mode} /var/run/docker.sock"));
-        is_found_and_repaired(machine, "docker", "error", symptom);
-    }
-}
-
-/// Docker's API is open: by its flags, and by a socket unit as CoreOS had it.
-pub(super) fn open_docker(machine: &Machine) {
-    write(machine, "/etc/default/docker", "DOCKER_OPTS=\"-H tcp://0.0.0.0:2375\"\n");
-    sh(machine, "systemctl restart docker.service");
-    is_found_and_repaired(machine, "docker-tcp", "error", "Docker's API is open at tcp://");
-    sh(machine, "rm /etc/default/docker; systemctl restart docker.service");
-
-    let unit = "[Socket]\nListenStream=2375\nBindIPv6Only=both\nService=docker.service\n";
-    write(machine, "/etc/systemd/system/docker-tcp.socket", unit);
+/// The disk of a server is full: all machines say so, and it is well again when there is room.
+pub(super) fn full_disk(machine: &Machine, other: &Machine) {
+    let data = "/var/lib/private/corediscover";
     sh(
         machine,
-        "systemctl daemon-reload; systemctl stop docker.socket docker.service; systemctl start docker-tcp.socket; systemctl start docker.service",
+        &format!(
+            "systemctl stop {AGENT}; mv {data} {data}.aside; mkdir -m 0700 {data}; \
+             mount -t tmpfs -o size=40m,mode=0700 tmpfs {data}; cp -a {data}.aside/. {data}; \
+             chown --reference={data}.aside {data}; systemctl start {AGENT} corediscover-resolved.service"
+        ),
     );
-    is_found_and_repaired(machine, "docker-tcp", "error", "Docker's API is open at tcp://");
-    sh(machine, "rm /etc/systemd/system/docker-tcp.socket; systemctl daemon-reload");
+    is_healthy(machine);
+    sh(machine, &format!("dd if=/dev/zero of={data}/filler bs=64k 2>&1 || df -h {data}"));
+    // What is written then tells the server.
+    other.run(&[INSTALLED, "kv", "put", "written/while-full", "1"]);
+    let symptom = format!("the disk of server {} is full", machine.name);
+    for told in [machine, other] {
+        let fix = is_found(told, "cluster", "error", &symptom);
+        assert!(fix.ends_with(" # on that server"), "{fix}");
+        carry_out(machine, &fix);
+    }
+    sh(machine, &format!("rm {data}/filler"));
+    is_healthy(machine);
+    is_healthy(other);
+    sh(
+        machine,
+        &format!(
+            "systemctl stop {AGENT}; rm -r {data}.aside; cp -a {data} {data}.kept; umount {data}; rmdir {data}; \
+             mv {data}.kept {data}; systemctl start {AGENT} corediscover-resolved.service"
+        ),
+    );
     is_healthy(machine);
 }
 
@@ -182,12 +185,45 @@ pub(super) fn files(machine: &Machine) {
     is_healthy(machine);
 }
 
+/// Everybody may read the key that etcd knows this machine by.
+pub(super) fn readable_key(machine: &Machine) {
+    let key = "/etc/etcd-client.key";
+    write(machine, key, "a key\n");
+    sh(machine, &format!("chmod 0644 {key}"));
+    let (etcd, certificate) = (format!("https://{}:2379", machine.address), "/etc/etcd-client.pem");
+    let line = [
+        &[INSTALLED, "doctor", "--json", "--etcd", &etcd, "--etcd-ca", certificate][..],
+        &["--etcd-cert", certificate, "--etcd-key", key],
+    ]
+    .concat();
+    let symptom = format!("every user of this machine may read the key {key}");
+    let fix = is_found_by(machine, &line, "files", "error", &symptom);
+    assert_eq!(fix, format!("chmod o-r {key}"));
+    carry_out(machine, &fix);
+    let left = told(machine, &line).1;
+    assert!(!left.iter().any(|(check, _)| check == "files"), "{left:#?}");
+    sh(machine, &format!("rm {key}"));
+}
+
 /// Units that do not run, will not run, fail, or fail again and again.
 pub(super) fn units(machine: &Machine) {
     sh(machine, &format!("systemctl stop {REGISTRATOR}"));
     is_found_and_repaired(machine, "units", "error", &format!("{REGISTRATOR} does not run"));
     sh(machine, &format!("systemctl disable {REGISTRATOR}"));
     is_found_and_repaired(machine, "units", "warning", &format!("{REGISTRATOR} is not enabled"));
+
+    // `systemctl mask` takes units that the system brought, as a sysext does.
+    let (etc, usr) = ("/etc/systemd/system", "/usr/lib/systemd/system");
+    sh(
+        machine,
+        &format!("mv {etc}/{REGISTRATOR} {usr}; systemctl daemon-reload; systemctl mask --now {REGISTRATOR}"),
+    );
+    is_found_and_repaired(machine, "units", "error", &format!("{REGISTRATOR} is masked"));
+    sh(
+        machine,
+        &format!("mv {usr}/{REGISTRATOR} {etc}; systemctl daemon-reload; systemctl reenable {REGISTRATOR}"),
+    );
+    is_healthy(machine);
 
     let drop_in = format!("/etc/systemd/system/{REGISTRATOR}.d/10-broken.conf");
     for (setting, state, symptom) in [

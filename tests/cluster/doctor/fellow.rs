@@ -2,7 +2,9 @@
 
 use serde_json::Value;
 
-use super::{INSTALLED, carry_out, is_found, is_found_and_repaired, is_healthy, provision, sh};
+use super::{
+    INSTALLED, carry_out, is_found, is_found_and_repaired, is_healthy, provision, provision_with, sh,
+};
 use crate::machines::{Machine, Network, PATIENCE};
 use crate::wait::eventually;
 
@@ -116,13 +118,18 @@ pub(super) fn agent_that_is_down(machine: &Machine, other: &Machine) {
     is_healthy(other);
 }
 
-/// A client that hears the others by gossip, and not the servers: what it knows gets old.
-pub(super) fn replica_that_lags(network: &Network, server: &Machine, etcd: &str) {
-    let client = Machine::blank(network, 4);
+/// A machine more, for a cluster that has its servers.
+pub(super) fn client(network: &Network, number: u8, etcd: &str) -> Machine {
+    let client = Machine::blank(network, number);
     provision(&client, etcd);
     client.power_on();
     client.until_running();
     is_healthy(&client);
+    client
+}
+
+/// A client that hears the others by gossip, and not the servers: what it knows gets old.
+pub(super) fn replica_that_lags(client: &Machine, server: &Machine) {
     let cut = |action: &str| {
         for rule in [["INPUT", "--sport"], ["OUTPUT", "--dport"]] {
             let [chain, port] = rule;
@@ -130,9 +137,56 @@ pub(super) fn replica_that_lags(network: &Network, server: &Machine, etcd: &str)
         }
     };
     cut("-I");
-    is_found(&client, "cluster", "error", "there is no leader");
-    is_found(&client, "cluster", "error", "what this machine knows is ");
+    is_found(client, "cluster", "error", "there is no leader");
+    is_found(client, "cluster", "error", "what this machine knows is ");
     cut("-D");
-    is_healthy(&client);
+    is_healthy(client);
     is_healthy(server);
+}
+
+/// A machine that was told an etcd of its own is a cluster of its own, and then meets this one.
+pub(super) fn of_another_cluster(network: &Network, server: &Machine, etcd: &str) -> Machine {
+    let other = Machine::blank(network, 5);
+    other.etcd(&[&other]);
+    provision_with(&other, "http://127.0.0.1:2379", 1);
+    other.power_on();
+    other.until_running();
+    is_healthy(&other);
+    other.run(&[INSTALLED, "join", &server.address]);
+    let symptom = "members of 2 clusters see each other; they do not mix";
+    let fix = is_found(server, "cluster", "error", symptom);
+    assert!(fix.ends_with(&format!(" # on {}", other.name)), "{fix}");
+    // The machine is told the right etcd first, as the cause says.
+    provision(&other, etcd);
+    sh(&other, "systemctl disable --now etcd.service; systemctl daemon-reload");
+    carry_out(&other, &fix);
+    is_healthy(server);
+    is_healthy(&other);
+    other
+}
+
+/// What an agent keeps was copied to another machine while the first was down: both come back with it.
+pub(super) fn one_data_directory(original: &Machine, copy: &Machine, server: &Machine) {
+    let agent = "corediscover-agent.service";
+    for machine in [copy, original] {
+        sh(machine, &format!("systemctl stop {agent}"));
+    }
+    sh(copy, "rm -r /var/lib/private/corediscover");
+    copy.lay("/var/lib/private", &original.folder("/var/lib/private/corediscover"));
+    for machine in [copy, original] {
+        sh(machine, &format!("systemctl start {agent} corediscover-resolved.service"));
+    }
+    let symptom = format!(
+        "{} ({}) and {} ({}) have one data directory",
+        original.name, original.address, copy.name, copy.address
+    );
+    for machine in [original, server] {
+        let fix = is_found(machine, "machine-id", "error", &symptom);
+        assert!(fix.ends_with(" # on the copy"), "{fix}");
+    }
+    let fix = is_found(server, "machine-id", "error", &symptom);
+    carry_out(copy, &fix);
+    for machine in [copy, original, server] {
+        is_healthy(machine);
+    }
 }

@@ -3,6 +3,7 @@
 
 mod breakages;
 mod clock;
+mod engine;
 mod fellow;
 
 use std::fs;
@@ -28,13 +29,19 @@ pub(super) fn lay(root: &Path, path: &str, text: &[u8], mode: u32) {
     fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
 }
 
-/// A machine that is off, with the binary, enabled units, and a member of etcd.
+/// Gives a machine the binary and enabled units, which look for etcd there.
 pub(super) fn provision(machine: &Machine, etcd: &str) {
+    provision_with(machine, etcd, 3);
+}
+
+/// The same, for a cluster of so many servers.
+pub(super) fn provision_with(machine: &Machine, etcd: &str, servers: usize) {
     let root = tempfile::tempdir().unwrap();
     let system = root.path().join("etc/systemd/system");
     let wants = system.join("multi-user.target.wants");
     fs::create_dir_all(&wants).unwrap();
-    corediscover(&["units", "--systemd", "--etcd", etcd, "--out", system.to_str().unwrap()]);
+    let (servers, out) = (servers.to_string(), system.to_str().unwrap());
+    corediscover(&["units", "--systemd", "--etcd", etcd, "--servers", &servers, "--out", out]);
     for entry in fs::read_dir(&system).unwrap() {
         let path = entry.unwrap().path();
         let name = path.file_name().unwrap().to_str().unwrap().to_owned();
@@ -84,10 +91,22 @@ pub(super) fn is_healthy(machine: &Machine) {
 /// Waits until the doctor finds this, and gives the command that it prints.
 #[track_caller]
 pub(super) fn is_found(machine: &Machine, check: &str, level: &str, symptom: &str) -> String {
+    is_found_by(machine, DOCTOR, check, level, symptom)
+}
+
+/// The same, of a doctor that was told more on its command line.
+#[track_caller]
+pub(super) fn is_found_by(
+    machine: &Machine,
+    line: &[&str],
+    check: &str,
+    level: &str,
+    symptom: &str,
+) -> String {
     let mut last = Vec::new();
     let found = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
         eventually(PATIENCE, &format!("{}: {check}: {symptom}", machine.name), || {
-            last = told(machine, DOCTOR).1;
+            last = told(machine, line).1;
             let wanted = |(name, finding): &&(String, Value)| {
                 name == check
                     && finding["level"] == level
@@ -153,8 +172,9 @@ fn doctor_finds_each_breakage_of_a_cluster_and_prints_the_command_that_repairs_i
     sh(three, "docker run -d --name early web");
     is_healthy(three);
 
-    breakages::open_docker(three);
+    engine::open_docker(three);
     breakages::files(three);
+    breakages::readable_key(three);
     breakages::units(three);
     fellow::one_etcd_is_down(one, three);
     fellow::keys_in_the_other_space(one);
@@ -169,7 +189,9 @@ fn doctor_finds_each_breakage_of_a_cluster_and_prints_the_command_that_repairs_i
     breakages::cloned_machine_id(three, one);
     breakages::addresses(three, &network.address(77));
     breakages::resolver(three);
-    breakages::docker(three);
+    engine::docker(three);
+    engine::old_docker(three);
+    breakages::full_disk(three, one);
     for machine in everybody {
         is_healthy(machine);
     }
@@ -177,11 +199,14 @@ fn doctor_finds_each_breakage_of_a_cluster_and_prints_the_command_that_repairs_i
 }
 
 #[test]
-fn doctor_tells_how_old_the_replica_of_a_client_is_that_does_not_hear_the_servers() {
+fn doctor_finds_clients_that_hear_no_server_are_copies_of_others_or_belong_to_another_cluster() {
     tell_failures_at_once();
     let network = Network::new(9);
     let (machines, etcd) = formed(&network);
-    fellow::replica_that_lags(&network, &machines[0], &etcd);
+    let client = fellow::client(&network, 4, &etcd);
+    fellow::replica_that_lags(&client, &machines[0]);
+    let other = fellow::of_another_cluster(&network, &machines[0], &etcd);
+    fellow::one_data_directory(&client, &other, &machines[0]);
 }
 
 /// The text for a person: where the settings are from, and a line for each check.

@@ -258,6 +258,7 @@ fn check(root: &Node, text: &str, findings: &mut Vec<Finding>) {
     for (node, _) in &units {
         findings.extend(super::embedded_unit(text, node));
     }
+    findings.extend(super::ports::check(text, &units));
     if let Some(list) = root.get("coreos").and_then(|coreos| coreos.get("units")) {
         for name in list.items().iter().filter_map(|unit| unit.get("name")) {
             unit_name::check(name, findings);

@@ -2,7 +2,7 @@
 
 use super::schema::{self, Reading, Want};
 use super::yaml::{Kind, Node, parse};
-use super::{Finding, Rule, Severity, embedded_unit, is_temporary, unit_name};
+use super::{Finding, Rule, Severity, embedded_unit, is_temporary, ports, unit_name};
 
 const ENCODINGS: &[&str] =
     &["text/plain", "base64", "b64", "gz", "gzip", "gz+base64", "gzip+base64", "gz+b64", "gzip+b64"];
@@ -150,7 +150,7 @@ fn check(root: &Node, text: &str, findings: &mut Vec<Finding>) {
     }
     findings.extend(types);
     findings.extend(values);
-    let mut units: Vec<&Node> = Vec::new();
+    let mut units: Vec<(&Node, &str)> = Vec::new();
     for file in root.get("write_files").map(Node::items).unwrap_or_default() {
         let Some(path) = file.get("path") else {
             let fix = "begin it with `- path: \"/…\"`";
@@ -173,9 +173,10 @@ fn check(root: &Node, text: &str, findings: &mut Vec<Finding>) {
             });
         if let Some(content) = file.get("content").filter(|_| is_unit) {
             findings.extend(embedded_unit(text, content));
-            units.push(content);
+            units.push((content, unit_of(name)));
         }
     }
+    findings.extend(ports::check(text, &units));
     for key in ["runcmd", "bootcmd"] {
         if let Some(commands) = root.get(key) {
             check_commands(key, commands, findings);
@@ -183,10 +184,17 @@ fn check(root: &Node, text: &str, findings: &mut Vec<Finding>) {
     }
     root.visit(&mut |node| {
         super::check_ambiguous(node, findings);
-        if !units.iter().any(|unit| std::ptr::eq(*unit, node)) {
+        if !units.iter().any(|(unit, _)| std::ptr::eq(*unit, node)) {
             super::check_docker(text, node, findings);
         }
     });
+}
+
+/// The name of the unit that a file, or a drop-in, is for: `a.service` of `…/a.service` and of `…/a.service.d/1.conf`.
+fn unit_of(path: &str) -> &str {
+    let (folder, file) = path.rsplit_once('/').unwrap_or(("", path));
+    let unit = folder.rsplit('/').next().and_then(|folder| folder.strip_suffix(".d"));
+    unit.unwrap_or(file)
 }
 
 /// A command is a text or a list of texts; a colon and a blank in a bare text make a map of it.

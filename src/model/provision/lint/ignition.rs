@@ -3,7 +3,7 @@
 use super::super::binary::{SHA512_DIGITS, is_digest};
 use super::schema::{self, Reading, Want};
 use super::yaml::{Fault, Node, Type, parse};
-use super::{Finding, Rule, embedded_unit, unit_name, units_in};
+use super::{Finding, Rule, embedded_unit, ports, unit_name, units_in};
 
 /// Versions of Ignition's specification that are finished.
 const VERSIONS: [&str; 7] = ["3.0.0", "3.1.0", "3.2.0", "3.3.0", "3.4.0", "3.5.0", "3.6.0"];
@@ -217,9 +217,11 @@ fn check(root: &Node, text: &str, findings: &mut Vec<Finding>) {
             ));
         }
     }
-    for (node, _) in units_in(root, &["systemd", "units"], "contents") {
+    let units = units_in(root, &["systemd", "units"], "contents");
+    for (node, _) in &units {
         findings.extend(embedded_unit(text, node));
     }
+    findings.extend(ports::check(text, &units));
 }
 
 fn check_twice<'a>(node: &'a Node, seen: &mut Vec<(&'a str, usize)>, findings: &mut Vec<Finding>) {

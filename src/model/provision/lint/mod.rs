@@ -7,6 +7,7 @@ mod cloud_config;
 mod cloud_init;
 mod ignition;
 mod original;
+mod ports;
 mod rule;
 mod schema;
 mod substitution;
@@ -208,19 +209,21 @@ fn units_in<'a>(root: &'a Node, path: &[&str], content: &str) -> Vec<(&'a Node, 
 /// Checks a unit that stands in another file. Its lines are lines of the file only where it is a block; elsewhere all
 /// findings are where it begins.
 fn embedded_unit(file: &str, node: &Node) -> Vec<Finding> {
-    let Kind::Scalar { text, style } = &node.kind else { return Vec::new() };
-    let mut findings = unit(text);
-    for finding in &mut findings {
-        if *style == Style::Block {
-            finding.line += node.line;
-            finding.line = finding.line.min(file.lines().count().max(1));
-            finding.column = indentation(file, finding.line) + 1;
-        } else {
-            finding.reason = format!("in line {} of the unit: {}", finding.line, finding.reason);
-            (finding.line, finding.column) = (node.line, node.column);
-        }
+    let Kind::Scalar { text, .. } = &node.kind else { return Vec::new() };
+    unit(text).into_iter().map(|finding| placed(file, node, finding)).collect()
+}
+
+/// The finding of an embedded unit, as one of the file.
+fn placed(file: &str, node: &Node, mut finding: Finding) -> Finding {
+    if matches!(node.kind, Kind::Scalar { style: Style::Block, .. }) {
+        finding.line += node.line;
+        finding.line = finding.line.min(file.lines().count().max(1));
+        finding.column = indentation(file, finding.line) + 1;
+    } else {
+        finding.reason = format!("in line {} of the unit: {}", finding.line, finding.reason);
+        (finding.line, finding.column) = (node.line, node.column);
     }
-    findings
+    finding
 }
 
 /// Blanks at the beginning of a line, which is counted from 1.

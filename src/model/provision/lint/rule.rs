@@ -57,6 +57,8 @@ pub enum Rule {
     DownloadTimeout,
     /// DNS published on UDP alone: truncated answers cannot be asked for again.
     DnsOnlyUdp,
+    /// A port of the machine that two units publish.
+    PortClash,
     /// The first line is not exactly `#cloud-config`.
     Header,
     /// A scalar that YAML versions read differently.
@@ -137,6 +139,7 @@ impl Rule {
             | Self::AddressUnchecked
             | Self::DownloadTimeout
             | Self::DnsOnlyUdp
+            | Self::PortClash
             | Self::Ambiguous
             | Self::DuplicateKey
             | Self::BracedVariable

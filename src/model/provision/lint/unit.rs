@@ -23,16 +23,16 @@ const ADDRESS_VARIABLES: [&str; 4] =
 /// How long systemd waits for the start of a unit that does not say it, in seconds (`DefaultTimeoutStartSec=`).
 const START_TIMEOUT_SECONDS: u64 = 90;
 
-struct Entry {
+pub(super) struct Entry {
     line: usize,
     column: usize,
     section: String,
     key: String,
-    value: String,
+    pub(super) value: String,
 }
 
 impl Entry {
-    fn finding(&self, rule: Rule, reason: impl Into<String>, fix: impl Into<String>) -> Finding {
+    pub(super) fn finding(&self, rule: Rule, reason: impl Into<String>, fix: impl Into<String>) -> Finding {
         Finding::new(self.line, self.column, rule, reason, fix)
     }
 }
@@ -52,6 +52,12 @@ pub struct UnitOption {
 pub fn options(text: &str) -> Vec<UnitOption> {
     let option = |entry: Entry| UnitOption { section: entry.section, key: entry.key, value: entry.value };
     parse(text, &mut Vec::new()).into_iter().map(option).collect()
+}
+
+/// What the unit runs while it is up.
+pub(super) fn commands(text: &str) -> Vec<Entry> {
+    let entries = parse(text, &mut Vec::new()).into_iter();
+    entries.filter(|entry| entry.section == "Service" && entry.key == "ExecStart").collect()
 }
 
 /// Checks a unit file, or a drop-in of one. An empty list: nothing to change.
@@ -266,7 +272,7 @@ fn check_value(entry: &Entry, findings: &mut Vec<Finding>) {
 }
 
 /// The parts of a command between blanks, quotes and what a shell separates commands by.
-fn words(value: &str) -> impl Iterator<Item = &str> {
+pub(super) fn words(value: &str) -> impl Iterator<Item = &str> {
     value
         .split(|character: char| character.is_whitespace() || "'\";|&()<>=".contains(character))
         .filter(|word| !word.is_empty())
