@@ -1,7 +1,7 @@
 # What people type: `make up` and `make test`. Every other target is a step of those, or of a release.
 
-TARGET  := x86_64-unknown-linux-gnu
-RELEASE := target/$(TARGET)/release/corediscover
+TRIPLE  := x86_64-unknown-linux-gnu
+RELEASE := target/$(TRIPLE)/release/corediscover
 IMAGE   := corediscover:latest
 # A blank machine in a container, for tests/cluster and Vagrant's docker provider.
 NODE_IMAGE := corediscover-node
@@ -14,8 +14,9 @@ TEST_TOOLS  := etcd:etcd-server etcdctl:etcd-client dig:dnsutils busybox:busybox
   hostname:hostname dbus-daemon:dbus-daemon nsenter:util-linux setpriv:util-linux
 FUZZ_TOOLS  := c++:g++
 # All of them, or `make fuzz TARGET=dns_message`.
-FUZZ_TARGETS = $(if $(filter command,$(firstword $(origin TARGET))),$(TARGET),$(basename $(notdir $(wildcard fuzz/targets/*.rs))))
+FUZZ_TARGETS = $(or $(TARGET),$(basename $(notdir $(wildcard fuzz/targets/*.rs))))
 SECONDS ?= 60
+JOBS ?= $(shell nproc)
 BENCH_TOOLS := dnsperf:dnsperf knotd:knot unbound:unbound etcd:etcd-server
 
 # Tests whose names begin so are simulations.
@@ -75,7 +76,7 @@ RELEASE_FLAGS := -C target-feature=+crt-static
 # glibc linked in: no dynamic library is needed where it runs. Equal functions, of which generic code makes many, are
 # folded by lld, which rustc links with on this target.
 release: build-tools
-	RUSTFLAGS='$(RELEASE_FLAGS)' cargo rustc --locked --release --target $(TARGET) --bin corediscover -- \
+	RUSTFLAGS='$(RELEASE_FLAGS)' cargo rustc --locked --release --target $(TRIPLE) --bin corediscover -- \
 	  -C link-arg=-Wl,--icf=all -C link-arg=-Wl,--no-eh-frame-hdr -C link-arg=-Wl,-T,$(CURDIR)/.cargo/release.ld $(RELR)
 	@strip $(RELEASE)
 	@size=$$(stat -c %s $(RELEASE)); test $$size -le $(BINARY_BYTES_MAX) || \
@@ -99,21 +100,22 @@ regenerate: build-tools
 
 # Prints the table of docs/benchmarks.md three minutes after the build; ARGS='--seconds 1 dns kv' measures less.
 bench: bench-tools release
-	RUSTFLAGS='$(RELEASE_FLAGS)' cargo build --locked --release --target $(TARGET) --features bench \
+	RUSTFLAGS='$(RELEASE_FLAGS)' cargo build --locked --release --target $(TRIPLE) --features bench \
 	  --bin corediscover-bench
-	target/$(TARGET)/release/corediscover-bench $(ARGS)
+	target/$(TRIPLE)/release/corediscover-bench $(ARGS)
 
-# Runs each target for SECONDS with libFuzzer, from its seeds and what was found before. `make test` has a short form.
+# Runs each target for SECONDS with libFuzzer, JOBS of them at once, from its seeds and what was found before.
 # No sanitizer: this program has no unsafe code, and without one the stable toolchain is enough.
 fuzz: fuzz-tools
-	@for target in $(FUZZ_TARGETS); do \
-	  mkdir -p fuzz/corpus/$$target fuzz/found/$$target; \
-	  echo "fuzzing $$target for $(SECONDS) s"; \
-	  (cd fuzz && cargo fuzz run --fuzz-dir . --sanitizer none --target-dir target $$target \
-	    corpus/$$target seeds/$$target found/$$target -- \
-	    -max_total_time=$(SECONDS) -max_len=4096 -timeout=10 -rss_limit_mb=2048 -print_final_stats=1 -verbosity=0) || \
-	    { echo "hint: reduce the input with \`cargo fuzz tmin\`, keep it in fuzz/found/$$target, and correct what it shows" >&2; exit 1; }; \
-	done
+	cd fuzz && cargo fuzz build --fuzz-dir . --sanitizer none --target-dir target
+	@$(MAKE) --no-print-directory --keep-going --output-sync --jobs=$(JOBS) $(addprefix fuzz-,$(FUZZ_TARGETS))
+
+fuzz-%:
+	@mkdir -p fuzz/corpus/$* fuzz/found/$* fuzz/artifacts/$*
+	@echo "fuzzing $* for $(SECONDS) s"
+	@cd fuzz && target/$(TRIPLE)/release/$* -artifact_prefix=artifacts/$*/ corpus/$* seeds/$* found/$* \
+	  -max_total_time=$(SECONDS) -max_len=4096 -timeout=10 -rss_limit_mb=2048 -print_final_stats=1 -verbosity=0 || \
+	  { echo "hint: reduce the input with \`cargo fuzz tmin\`, keep it in fuzz/found/$*, and correct what it shows" >&2; exit 1; }
 
 # Installs what is missing when it may, else names it.
 define need

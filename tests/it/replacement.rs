@@ -152,9 +152,23 @@ fn a_server_that_leaves_is_replaced_first() {
     assert_eq!(code, 0);
     until_voters(&machines[0], &addresses(&machines));
     assert_eq!(leaving.ended(), Some(0));
+    is_replaced_while_it_leaves(&leaving, &machines);
+    writes_go_on(&machines[2], "after");
+}
+
+/// It left because another had its place, and not because it had waited long enough and its place was filled later.
+fn is_replaced_while_it_leaves(leaving: &Machine, others: &[Machine]) {
     let log = leaving.log();
     assert!(log.contains("another machine is taking the place"), "{log}");
-    writes_go_on(&machines[2], "after");
+    assert!(!log.contains("nobody has taken the place"), "{log}");
+    let said = others.iter().chain([leaving]).map(Machine::log).collect::<String>();
+    let swapped = |line: &&str| {
+        line.contains("audit: a server was replaced")
+            && line.contains(&format!("old=\"{}\"", leaving.name))
+            && line.contains("why=it leaves")
+    };
+    assert!(said.lines().any(|line| swapped(&line)), "{said}");
+    assert!(!said.contains("audit: a server was added"), "{said}");
 }
 
 #[test]
@@ -166,6 +180,7 @@ fn a_leader_that_leaves_is_replaced_first() {
     assert_eq!(leaving.command(&["leave"]).0, 0);
     until_voters(&machines[0], &addresses(&machines));
     assert_eq!(leaving.ended(), Some(0));
+    is_replaced_while_it_leaves(&leaving, &machines);
     writes_go_on(&machines[2], "after");
 }
 
@@ -182,6 +197,18 @@ fn two_servers_of_five_that_die_at_once_are_replaced_one_after_the_other() {
     until_voters(&machines[0], &addresses(&machines));
     writes_go_on(machines.last().unwrap(), "after");
     assert_eq!(voters(&machines[1]).unwrap().len(), 5);
+    // The log begins each line with its time.
+    let logs = machines.iter().map(Machine::log).collect::<String>();
+    let replaced = |old: &Machine| -> jiff::Timestamp {
+        let old = format!("old=\"{}\"", old.name);
+        let swap = |line: &&str| line.contains("audit: a server was replaced") && line.contains(&old);
+        let line = logs.lines().find(swap).unwrap_or_else(|| panic!("{old}: {logs}"));
+        line.split_whitespace().next().unwrap().parse().unwrap()
+    };
+    let mut times = [replaced(&dead[0]), replaced(&dead[1])];
+    times.sort_unstable();
+    let [first, second] = times;
+    assert!(second.duration_since(first).as_secs() >= 10, "{logs}");
 }
 
 #[test]
