@@ -17,8 +17,17 @@ pub(super) fn at_prompt(
     prompt: &str,
     act: impl FnOnce(&str, &mut ChildStdin),
 ) -> (Option<i32>, String) {
-    let mut script = bare_command("script");
-    script.args(["--quiet", "--return", "--command", line, "/dev/null"]);
+    // What started the tests may ignore signals, as nohup does; a shell at a terminal does not.
+    let mut script = bare_command("env");
+    script.args([
+        "--default-signal=HUP,INT,QUIT,TERM",
+        "script",
+        "--quiet",
+        "--return",
+        "--command",
+        line,
+        "/dev/null",
+    ]);
     script.env("HOME", user.home.path()).env("SHELL", "/bin/sh");
     let mut script = script.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
     let (mut input, mut output) = (script.stdin.take().unwrap(), script.stdout.take().unwrap());
