@@ -155,6 +155,20 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_copy_is_refused_though_somebody_holds_conversations_with_the_original_open() {
+        let (data, tasks) = (tempfile::tempdir().unwrap(), Tasks::default());
+        let original = agent("7", &tasks).await;
+        assert_eq!(start(data.path(), "7", original).await, None, "where it is");
+        let mut held = Vec::new();
+        for _ in 0..64 {
+            held.push(tokio::net::TcpStream::connect(original).await.unwrap());
+        }
+        let report = start(data.path(), "7", "127.81.0.5:1".parse().unwrap()).await;
+        assert!(report.is_some_and(|report| report.contains("is a copy")));
+        drop(held);
+    }
+
+    #[tokio::test]
     async fn a_machine_that_has_moved_is_let_in_wherever_it_goes() {
         let (data, tasks) = (tempfile::tempdir().unwrap(), Tasks::default());
         let other = agent("8", &tasks).await;

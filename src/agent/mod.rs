@@ -14,6 +14,7 @@ pub mod local;
 mod members;
 pub mod membership;
 mod participant;
+mod places;
 mod reload;
 pub mod replica;
 mod role;

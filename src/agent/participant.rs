@@ -82,7 +82,7 @@ impl Participant {
         let name = settings.node_name.clone();
         Ok(Self {
             node_id: settings.node_id.clone().unwrap_or_else(|| incarnation.to_string()),
-            identity: rpc::Identity::on(site.network.clone(), raft_id, name, cluster),
+            identity: rpc::Identity::on(site.network.clone(), Some(settings.bind), raft_id, name, cluster),
             router: Arc::default(),
             replica: Arc::default(),
             settings,

@@ -4,13 +4,24 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
+use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpSocket, TcpStream, UdpSocket};
 
 #[cfg(test)]
 use crate::simulation::network as simulated;
+
+/// How long a connection on which nothing comes or goes is left alone before the kernel asks whether the other side is
+/// still there: a machine that has lost its power says nothing, and an idle connection to it would stand for ever.
+const SILENCE_MAX: Duration = Duration::from_secs(10);
+/// How often it is asked again.
+const PROBE_INTERVAL: Duration = Duration::from_secs(5);
+/// How long what was sent, probes included, may be unanswered before the kernel ends the connection: longer than a cable
+/// takes to be put back.
+const UNANSWERED_MAX: Duration = Duration::from_secs(30);
 
 /// A place on a network.
 #[derive(Debug, Clone, Default)]
@@ -36,7 +47,8 @@ impl Network {
         }
     }
 
-    /// Connects, from the address `from` if that is one; small writes are not held back.
+    /// Connects, from the address `from` if that is one; small writes are not held back, and who is gone for
+    /// half a minute is given up.
     ///
     /// # Errors
     /// As the operating system says. It may take minutes to say so.
@@ -50,7 +62,7 @@ impl Network {
                     socket.bind(SocketAddr::new(from, 0))?;
                 }
                 let stream = socket.connect(to).await?;
-                stream.set_nodelay(true)?;
+                prepare(&stream)?;
                 Ok(Stream::Host(stream))
             }
             #[cfg(test)]
@@ -71,6 +83,15 @@ impl Network {
     }
 }
 
+/// What all connections between agents have: small writes go at once, and the kernel notices that the other side is gone.
+fn prepare(stream: &TcpStream) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    let socket = SockRef::from(stream);
+    let keepalive = TcpKeepalive::new().with_time(SILENCE_MAX).with_interval(PROBE_INTERVAL);
+    socket.set_tcp_keepalive(&keepalive)?;
+    socket.set_tcp_user_timeout(Some(UNANSWERED_MAX))
+}
+
 /// Takes connections in.
 #[derive(Debug)]
 pub enum Listener {
@@ -82,7 +103,7 @@ pub enum Listener {
 }
 
 impl Listener {
-    /// The next connection, and who connects; small writes on it are not held back.
+    /// The next connection, and who connects; as [`Network::connect`] makes them.
     ///
     /// # Errors
     /// As the operating system says.
@@ -90,7 +111,7 @@ impl Listener {
         match self {
             Self::Host(listener) => {
                 let (stream, from) = listener.accept().await?;
-                stream.set_nodelay(true)?;
+                prepare(&stream)?;
                 Ok((Stream::Host(stream), from))
             }
             #[cfg(test)]

@@ -1,6 +1,7 @@
 //! Changes of who is a server, for the leader's own loop. One at a time; raft refuses a second.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,7 +11,7 @@ use openraft::Instant as _;
 use openraft::async_runtime::watch::WatchReceiver as _;
 use tokio::sync::watch;
 
-use super::server::{LEADER_SILENCE_MAX, Server};
+use super::server::{Inner, LEADER_SILENCE_MAX, Server};
 use super::types::{NodeId, Peer};
 use crate::model::membership::Member;
 use crate::model::sync::servers::ConfiguredServer;
@@ -167,6 +168,18 @@ impl Server {
         voters
             .filter(|id| *id != metrics.id)
             .max_by_key(|id| replication.get(id).copied().flatten().map(|log_id| log_id.index))
+    }
+}
+
+impl Inner {
+    /// Whether a server is at `address`, by raft's configuration or by gossip, which knows of a move first.
+    pub(super) fn knows_server_at(&self, address: IpAddr) -> bool {
+        let metrics = self.raft.server_metrics();
+        let configured = {
+            let metrics = metrics.borrow_watched();
+            metrics.membership_config.membership().nodes().any(|(_, peer)| peer.address.ip() == address)
+        };
+        configured || self.channels.knows_server_at(address)
     }
 }
 

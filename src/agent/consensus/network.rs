@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::future::Future;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -65,7 +65,12 @@ impl AddressBook {
         if crate::simulation::mutants::is(crate::simulation::mutants::Mutant::AddressesNotFollowed) {
             return None;
         }
-        let members = self.members.as_mut()?;
+        self.refresh(identity);
+        self.known.get(&node).copied()
+    }
+
+    fn refresh(&mut self, identity: &Identity) {
+        let Some(members) = &mut self.members else { return };
         if members.has_changed().unwrap_or(false) {
             let members = members.borrow_and_update();
             let servers = members.iter().filter_map(ServerMember::of);
@@ -75,7 +80,6 @@ impl AddressBook {
             });
             self.known = ours.map(|server| (server.id, server.address)).collect();
         }
-        self.known.get(&node).copied()
     }
 }
 
@@ -126,6 +130,13 @@ impl Channels {
             *channel = self.open(node, address);
         }
         Arc::clone(channel)
+    }
+
+    /// Whether gossip has a living server at `address`.
+    pub(super) fn knows_server_at(&self, address: IpAddr) -> bool {
+        let mut book = self.book.lock();
+        book.refresh(&self.identity);
+        book.known.values().any(|known| known.ip() == address)
     }
 
     fn address_of(&self, node: NodeId, peer: &Peer) -> SocketAddr {

@@ -1,5 +1,6 @@
 //! What a server answers over RPC.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -163,5 +164,9 @@ impl Handler for Service {
             };
         }
         Answer::One(self.one(peer, request).await)
+    }
+
+    fn knows_server_at(&self, address: IpAddr) -> bool {
+        self.inner.knows_server_at(address)
     }
 }

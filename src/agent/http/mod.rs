@@ -6,11 +6,11 @@
 mod agent;
 mod cache;
 mod catalog;
-mod connections;
 mod error;
 #[cfg(any(test, feature = "fuzz"))]
 pub(crate) mod fuzz;
 mod health;
+mod hurried;
 mod kv;
 mod myself;
 mod operator;

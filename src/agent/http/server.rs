@@ -24,13 +24,14 @@ use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use super::connections::{Connections, Hurried, Place};
 use super::error::HttpError;
+use super::hurried::Hurried;
 use super::request::{Query, Request};
 use super::response::Answer;
 use super::router::{Endpoint, Target, find};
 use super::{Api, Settings, cache, not_found, root};
 use crate::agent::handle::AgentHandle;
+use crate::agent::places::{self, Place, Places};
 use crate::hint::WithHint as _;
 use crate::host::files;
 use crate::tasks::Spawner;
@@ -83,6 +84,12 @@ impl Default for Limits {
             value_bytes: 512 * 1024,
             body_bytes: 1024 * 1024,
         }
+    }
+}
+
+impl Limits {
+    fn share_of(&self, client: IpAddr) -> usize {
+        if client.is_loopback() { places::ALL } else { self.connections_per_client }
     }
 }
 
@@ -225,7 +232,7 @@ pub async fn run(
 ) -> anyhow::Result<()> {
     let limits = settings.limits.clone();
     let api = Arc::new(Api { agent, settings, cache: cache::Listings::default(), stop: stop.clone() });
-    let open = Connections::default();
+    let open = Places::default();
     let mut refused: u64 = 0;
     // Connections are joined here, so that the answers that are on their way get out after the stop.
     let mut connections = JoinSet::new();
@@ -250,8 +257,7 @@ pub async fn run(
                 tokio::time::sleep(if gave_way { CLOSE_PAUSE } else { ACCEPT_PAUSE }).await;
             }
             Ok(Stream::Tcp(stream, peer)) => {
-                let place = open.enter(Some(peer), limits.connections_per_client, limits.connections);
-                let Some(place) = place else {
+                let Some(place) = open.enter(Some(peer), limits.share_of(peer), limits.connections) else {
                     refuse(&stream, peer);
                     continue;
                 };
@@ -259,7 +265,7 @@ pub async fn run(
                 connections.spawn(serve(api.clone(), stream, place, stop.clone()));
             }
             Ok(Stream::Unix(stream)) => {
-                if let Some(place) = open.enter(None, limits.connections_per_client, limits.connections) {
+                if let Some(place) = open.enter(None, places::ALL, limits.connections) {
                     connections.spawn(serve(api.clone(), stream, place, stop.clone()));
                 }
             }
@@ -304,22 +310,22 @@ fn prepare(stream: &TcpStream) {
 async fn serve(
     api: Arc<Api>,
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    place: Place,
+    place: Arc<Place>,
     stop: CancellationToken,
 ) {
     let limits = &api.settings.limits;
     let (idle_deadline, head_deadline) = (limits.idle_deadline, limits.head_deadline);
-    let activity = Arc::clone(&place.activity);
+    let taken = Arc::clone(&place);
     let service = service_fn(move |request| {
-        let (api, activity) = (api.clone(), Arc::clone(&activity));
-        activity.begin();
+        let (api, place) = (api.clone(), Arc::clone(&taken));
+        place.begin();
         async move {
             let response = api.handle(request).await;
-            activity.end();
+            place.end();
             Ok::<_, Infallible>(response)
         }
     });
-    let stream = Hurried::new(stream, Arc::clone(&place.activity), head_deadline);
+    let stream = Hurried::new(stream, Arc::clone(&place), head_deadline);
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(idle_deadline)
@@ -330,8 +336,8 @@ async fn serve(
     tokio::pin!(connection);
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,
-        () = place.activity.give_way.cancelled() => {
-            if !place.activity.is_busy() {
+        () = place.must_give_way() => {
+            if !place.is_busy() {
                 return;
             }
             connection.as_mut().graceful_shutdown();

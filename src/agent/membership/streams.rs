@@ -9,13 +9,16 @@ use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::time::timeout;
 use tracing::{debug, warn};
 
+use crate::agent::places::Places;
 use crate::host::net::{Listener, Network, ReadHalf, Stream, WriteHalf};
 use crate::model::membership::{FRAME_BYTES_MAX, Input, StreamFailure};
 use crate::tasks::Spawner;
 
 /// Conversations that others may have with us at one time. Probes are over in milliseconds; more than this many
-/// at once is somebody holding connections open.
+/// at once is somebody holding connections open. Then the oldest of whoever has most gives way.
 const INCOMING_MAX: usize = 64;
+/// Those of one address, by the same measure; with one more its oldest gives way.
+const INCOMING_PER_ADDRESS_MAX: usize = 16;
 /// Conversations that we have with others at one time: as many as there are failed probes in a large partition.
 const OUTGOING_MAX: usize = 128;
 /// Longest time for a whole incoming conversation, so that nobody holds a place by sending byte after byte.
@@ -43,7 +46,7 @@ pub(super) struct Streams {
     own: IpAddr,
     spawner: Spawner,
     reports: mpsc::Sender<Report>,
-    incoming: Arc<Semaphore>,
+    incoming: Places,
     outgoing: Arc<Semaphore>,
 }
 
@@ -54,9 +57,8 @@ impl Streams {
         spawner: Spawner,
         reports: mpsc::Sender<Report>,
     ) -> Self {
-        let incoming = Arc::new(Semaphore::new(INCOMING_MAX));
         let outgoing = Arc::new(Semaphore::new(OUTGOING_MAX));
-        Self { network, own, spawner, reports, incoming, outgoing }
+        Self { network, own, spawner, reports, incoming: Places::default(), outgoing }
     }
 
     /// Takes in connections until the process stops.
@@ -79,18 +81,22 @@ impl Streams {
     }
 
     fn serve(&self, stream: Stream, from: SocketAddr) {
-        let Ok(place) = Arc::clone(&self.incoming).try_acquire_owned() else {
+        let client = Some(from.ip().to_canonical());
+        let Some(place) = self.incoming.enter_in_turn(client, INCOMING_PER_ADDRESS_MAX, INCOMING_MAX) else {
             debug!(%from, "a gossip connection is refused: {INCOMING_MAX} are open");
             return;
         };
         let reports = self.reports.clone();
         self.spawner.start_short("gossip answer", async move {
-            match timeout(INCOMING_TIMEOUT, answer(stream, reports)).await {
-                Ok(Ok(())) => {}
-                Ok(Err(error)) => debug!(%from, %error, "a gossip connection broke"),
-                Err(_) => debug!(%from, "a gossip connection took too long"),
+            tokio::select! {
+                biased;
+                () = place.must_give_way() => debug!(%from, "a gossip connection gave way to a newer one"),
+                answered = timeout(INCOMING_TIMEOUT, answer(stream, reports)) => match answered {
+                    Ok(Ok(())) => {}
+                    Ok(Err(error)) => debug!(%from, %error, "a gossip connection broke"),
+                    Err(_) => debug!(%from, "a gossip connection took too long"),
+                },
             }
-            drop(place);
         });
     }
 

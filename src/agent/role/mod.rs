@@ -62,7 +62,8 @@ pub(super) struct Machine {
 impl Machine {
     /// What it is on the wire under a raft id.
     fn identity(&self, raft_id: u64, cluster: Option<ClusterId>) -> Arc<Identity> {
-        Identity::on(self.site.network.clone(), raft_id, self.settings.node_name.clone(), cluster)
+        let (network, name) = (self.site.network.clone(), self.settings.node_name.clone());
+        Identity::on(network, Some(self.settings.bind), raft_id, name, cluster)
     }
 }
 

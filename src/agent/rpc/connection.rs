@@ -70,7 +70,7 @@ impl Connection {
     /// Unreachable, or another cluster.
     pub async fn open(address: SocketAddr, identity: &Identity, spawner: &Spawner) -> Result<Self, RpcError> {
         let unreachable = |error: std::io::Error| RpcError::Unreachable(format!("{address}: {error}"));
-        let stream = tokio::time::timeout(CONNECT_WAIT, identity.network().connect(None, address))
+        let stream = tokio::time::timeout(CONNECT_WAIT, identity.connect(address))
             .await
             .map_err(|_| RpcError::Unreachable(format!("{address}: no connection within {CONNECT_WAIT:?}")))?
             .map_err(unreachable)?;

@@ -14,6 +14,7 @@ pub mod messages;
 #[cfg(test)]
 mod tests;
 
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -24,7 +25,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
-use crate::host::net::Network;
+use crate::host::net::{Network, Stream};
 use crate::model::names::ClusterId;
 
 pub use barrier::Barrier;
@@ -135,26 +136,38 @@ pub struct Identity {
     name: String,
     cluster: RwLock<Option<ClusterId>>,
     network: Network,
+    /// Where connections come from: other servers know us by this address. `None`: as the system chooses.
+    from: Option<IpAddr>,
 }
 
 impl Identity {
     /// An identity, perhaps not yet of any cluster.
     pub fn new(node: u64, name: impl Into<String>, cluster: Option<ClusterId>) -> Arc<Self> {
-        Self::on(Network::default(), node, name, cluster)
+        Self::on(Network::default(), None, node, name, cluster)
     }
 
-    /// The same on any network.
-    pub fn on(network: Network, node: u64, name: impl Into<String>, cluster: Option<ClusterId>) -> Arc<Self> {
-        Arc::new(Self { node, name: name.into(), cluster: RwLock::new(cluster), network })
+    /// The same on any network, from the address that the agent is bound to.
+    pub fn on(
+        network: Network,
+        from: Option<IpAddr>,
+        node: u64,
+        name: impl Into<String>,
+        cluster: Option<ClusterId>,
+    ) -> Arc<Self> {
+        Arc::new(Self { node, name: name.into(), cluster: RwLock::new(cluster), network, from })
     }
 
     /// One on the same network who says only its name.
     pub fn stranger(&self) -> Arc<Self> {
-        Self::on(self.network.clone(), 0, self.name.clone(), None)
+        Self::on(self.network.clone(), self.from, 0, self.name.clone(), None)
     }
 
-    pub(super) fn network(&self) -> &Network {
+    fn network(&self) -> &Network {
         &self.network
+    }
+
+    async fn connect(&self, to: SocketAddr) -> std::io::Result<Stream> {
+        self.network.connect(self.from, to).await
     }
 
     /// The raft id.
@@ -227,6 +240,12 @@ pub enum Answer {
 pub trait Handler: Send + Sync + 'static {
     /// Answers one request of `peer`. Dropped when the peer gives up or goes away.
     async fn call(&self, peer: &Hello, request: Request) -> Answer;
+
+    /// Whether a server of our cluster is at `address`, as far as this handler knows: its connections have places of
+    /// their own.
+    fn knows_server_at(&self, _address: IpAddr) -> bool {
+        false
+    }
 }
 
 /// Why the other side did not do what was asked.

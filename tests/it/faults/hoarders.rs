@@ -1,11 +1,13 @@
-//! Clients that hold connections: idle ones by the thousand, and heads sent byte by byte.
+//! Clients that hold connections: idle ones by the thousand, heads sent byte by byte, and machines that are gone.
 
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
+use crate::support::Link;
 use crate::support::client::Client;
 use crate::support::eventually;
 use crate::support::machine::{Machine, PATIENCE, formed};
@@ -25,6 +27,25 @@ const SERVED: Duration = Duration::from_secs(2);
 const HEAD_DEADLINE: Duration = Duration::from_secs(10);
 const HEAD_GIVEN_UP: Duration = Duration::from_secs(20);
 
+/// RPC connections that one machine opens to each server: more than a server takes of anybody.
+const RPC_HOARDED: usize = 1_100;
+/// Gossip conversations that it holds open with each: all that an agent has at one time.
+const GOSSIP_HOARDED: usize = 64;
+/// How often it opens those again that were closed, and how many: as many as a dead server leaves free, and more.
+const RENEWAL: Duration = Duration::from_millis(200);
+const RENEWED_AT_ONCE: usize = 20;
+/// How long a connection of it may take to stand.
+const CONNECT_WAIT: Duration = Duration::from_secs(1);
+/// State of a connection in `/proc/net/tcp`.
+const ESTABLISHED: &str = "01";
+
+/// Lets this process have as many descriptors as it may, which must be `wanted`.
+fn allow_descriptors(wanted: u64) {
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+    assert!(hard >= wanted, "this test needs {wanted} file descriptors; `ulimit -Hn` says {hard}");
+    setrlimit(Resource::RLIMIT_NOFILE, hard, hard).unwrap();
+}
+
 fn resident_kib(machine: &Machine) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{}/status", machine.id())).unwrap();
     let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
@@ -34,10 +55,7 @@ fn resident_kib(machine: &Machine) -> u64 {
 #[test]
 fn ten_thousand_idle_connections_do_not_keep_anybody_from_being_served() {
     let _turn = turn();
-    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
-    let wanted = u64::try_from(IDLE).unwrap() + OTHERS;
-    assert!(hard >= wanted, "this test needs {wanted} file descriptors; `ulimit -Hn` says {hard}");
-    setrlimit(Resource::RLIMIT_NOFILE, hard, hard).unwrap();
+    allow_descriptors(u64::try_from(IDLE).unwrap() + OTHERS);
     let machine = Machine::agent("m0", &["-server", "-bootstrap"]).started();
     formed(&[&machine], 1);
     assert!(machine.put("/v1/kv/k", "v"));
@@ -119,4 +137,137 @@ fn one_client_gets_its_share_of_connections_and_slow_heads_are_given_up_while_ot
         let answer = Client::new(server, PATIENCE).call("GET", "/v1/kv/k?raw", b"").ok()?;
         (answer.status == 200).then_some(())
     });
+}
+
+/// A connection to a server's RPC on which both have said who they are; none when it does not stand.
+fn shaken_hands(server: SocketAddr) -> Option<TcpStream> {
+    let hello = serde_json::json!({"version": 1, "cluster": null, "node": 99, "name": "stranger"});
+    let body = rmp_serde::to_vec_named(&hello).unwrap();
+    let mut stream = TcpStream::connect_timeout(&server, CONNECT_WAIT).ok()?;
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream.write_all(&[&u32::try_from(body.len()).unwrap().to_be_bytes(), body.as_slice()].concat()).ok()?;
+    let mut length = [0; 4];
+    stream.read_exact(&mut length).ok()?;
+    let mut theirs = vec![0; usize::try_from(u32::from_be_bytes(length)).unwrap()];
+    stream.read_exact(&mut theirs).ok()?;
+    Some(stream)
+}
+
+fn conversation(agent: SocketAddr) -> Option<TcpStream> {
+    TcpStream::connect_timeout(&agent, CONNECT_WAIT).ok()
+}
+
+fn is_open(stream: &TcpStream) -> bool {
+    stream.set_nonblocking(true).unwrap();
+    stream.peek(&mut [0]).is_err_and(|error| error.kind() == std::io::ErrorKind::WouldBlock)
+}
+
+/// Connections that one machine holds to one port.
+struct Hoard {
+    to: SocketAddr,
+    connect: fn(SocketAddr) -> Option<TcpStream>,
+    wanted: usize,
+    held: Vec<TcpStream>,
+}
+
+impl Hoard {
+    /// Opens those again that were closed, up to so many of them.
+    fn renew(&mut self, at_once: usize) {
+        self.held.retain(is_open);
+        let missing = self.wanted - self.held.len();
+        let opened = (0..missing.min(at_once)).filter_map(|_| (self.connect)(self.to));
+        self.held.extend(opened);
+    }
+}
+
+/// Ends the hoarder, also when something panics: the scope waits for it.
+struct Ended<'a>(&'a AtomicBool);
+
+impl Drop for Ended<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+#[test]
+fn a_hoarder_of_rpc_and_gossip_connections_prevents_neither_an_election_nor_a_join() {
+    let _turn = turn();
+    allow_descriptors(u64::try_from(3 * (RPC_HOARDED + GOSSIP_HOARDED)).unwrap() + OTHERS);
+    let network = Network::new(5, 1);
+    let first = network.address(0).to_string();
+    let agent = |number: usize, flags: &[&str]| {
+        let (name, launcher) = (format!("m{number}"), network.launcher(number));
+        Machine::agent_at(&name, network.address(number), launcher, flags).started()
+    };
+    let mut servers: Vec<Machine> = (0..3)
+        .map(|number| agent(number, &["-server", "-bootstrap-expect", "3", "-retry-join", &first]))
+        .collect();
+    let _inside = network.enter();
+    let leader = formed(&servers.iter().collect::<Vec<_>>(), 3);
+    let hoard = |to, connect, wanted| Hoard { to, connect, wanted, held: Vec::new() };
+    let mut hoards: Vec<Hoard> = Vec::new();
+    for server in &servers {
+        hoards.push(hoard(server.socket(8300), shaken_hands, RPC_HOARDED));
+        hoards.push(hoard(server.socket(8301), conversation, GOSSIP_HOARDED));
+    }
+    {
+        let _bad = network.enter_machine(4);
+        for hoard in &mut hoards {
+            hoard.renew(hoard.wanted);
+        }
+    }
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let (network, stop) = (&network, &stop);
+        let _end = Ended(stop);
+        scope.spawn(move || {
+            let _bad = network.enter_machine(4);
+            while !stop.load(Ordering::Relaxed) {
+                for hoard in &mut hoards {
+                    hoard.renew(RENEWED_AT_ONCE);
+                }
+                std::thread::park_timeout(RENEWAL);
+            }
+        });
+        let position = servers.iter().position(|server| leader.starts_with(&format!("{}:", server.address)));
+        servers.remove(position.unwrap()).kill();
+        assert!(servers[0].put("/v1/agent/service/register", r#"{"Name": "web", "Port": 80}"#));
+        let join: Vec<String> = servers.iter().map(|server| server.address.to_string()).collect();
+        let client = agent(3, &["-retry-join", &join[0], "-retry-join", &join[1]]);
+        formed(&[&servers[0], &servers[1], &client], 3);
+        eventually(PATIENCE, "the newcomer's replica has the service", || {
+            (client.dig(&["web.service.consul"]) == [servers[0].address.to_string()]).then_some(())
+        });
+        assert!(client.put("/v1/kv/through-the-newcomer", "v"), "its requests are answered");
+    });
+}
+
+/// Connections to a server's RPC that its kernel believes in.
+fn rpc_connections(network: &Network, server: usize) -> usize {
+    let _there = network.enter_machine(server);
+    let table = std::fs::read_to_string("/proc/thread-self/net/tcp").unwrap();
+    let port = format!(":{:04X}", 8300);
+    let rows = table.lines().skip(1).map(|line| line.split_whitespace().collect::<Vec<_>>());
+    rows.filter(|row| row[1].ends_with(&port) && row[3] == ESTABLISHED).count()
+}
+
+#[test]
+fn connections_of_a_client_that_has_lost_its_power_do_not_stand_for_ever() {
+    let _turn = turn();
+    let network = Network::new(2, 1);
+    let server = {
+        let flags = ["-server", "-bootstrap"];
+        Machine::agent_at("m0", network.address(0), network.launcher(0), &flags).started()
+    };
+    let join = server.address.to_string();
+    let flags = ["-retry-join", join.as_str()];
+    let mut client = Machine::agent_at("m1", network.address(1), network.launcher(1), &flags).started();
+    let _inside = network.enter();
+    formed(&[&server, &client], 2);
+    assert!(client.put("/v1/kv/k", "v"), "it asks, besides following");
+    eventually(PATIENCE, "it has two", || (rpc_connections(&network, 0) == 2).then_some(()));
+    network.links().set_both(0, 1, Link { cut: true, ..Link::default() });
+    client.kill();
+    assert_eq!(rpc_connections(&network, 0), 2, "nobody has told the server");
+    eventually(PATIENCE, "the server gives them up", || (rpc_connections(&network, 0) == 0).then_some(()));
 }

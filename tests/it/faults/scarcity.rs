@@ -1,15 +1,19 @@
 //! Too few file descriptors, too little memory.
 
+use std::io::Write as _;
 use std::net::TcpStream;
 use std::process::Command;
 use std::time::Duration;
 
 use super::{leader_of, three_servers};
+use crate::support::client::Client;
 use crate::support::eventually;
 use crate::support::machine::{Machine, PATIENCE};
 
-/// Files and sockets that the agent may have open: enough for itself, not for a crowd.
-const FILES: usize = 128;
+/// Files and sockets that the agent may have open: enough for itself and those who wait, not for a crowd.
+const FILES: usize = 192;
+/// Clients that wait for a change, as consul-template does: their connections are old, and never idle.
+const WAITING: usize = 70;
 /// How long a connection may take to stand; refused ones by a full queue take minutes.
 const CONNECT_WAIT: Duration = Duration::from_millis(50);
 /// Memory that a process may take beyond what it has, in bytes, before the kernel gives it no more.
@@ -26,6 +30,17 @@ fn limit(machine: &Machine, what: &str) {
 fn an_agent_without_file_descriptors_stays_a_member_and_idle_connections_give_way() {
     let machines = three_servers();
     let starved = &machines[1];
+    assert!(starved.put("/v1/kv/waited", "x"));
+    let answer = Client::new(starved.socket(8500), PATIENCE).call("GET", "/v1/kv/waited", b"").unwrap();
+    let index = answer.index.unwrap();
+    let wait = format!("GET /v1/kv/waited?index={index}&wait=10m HTTP/1.1\r\nHost: t\r\n\r\n");
+    let waiting: Vec<TcpStream> = (0..WAITING)
+        .map(|_| {
+            let mut stream = TcpStream::connect(starved.socket(8500)).unwrap();
+            stream.write_all(wait.as_bytes()).unwrap();
+            stream
+        })
+        .collect();
     limit(starved, &format!("--nofile={FILES}:{FILES}"));
     // Some wait in vain, as far as the kernel lets them wait.
     let connect = || TcpStream::connect_timeout(&starved.socket(8500), CONNECT_WAIT).ok();
@@ -41,7 +56,7 @@ fn an_agent_without_file_descriptors_stays_a_member_and_idle_connections_give_wa
         let answer = starved.request("GET", "/v1/kv/files/19?raw", b"")?;
         (answer.0 == 200 && answer.2 == b"x").then_some(())
     });
-    drop(crowd);
+    drop((crowd, waiting));
     leader_of(&machines);
     let failed: Vec<&Machine> =
         machines.iter().filter(|machine| machine.log().contains("member failed")).collect();
