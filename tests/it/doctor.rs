@@ -11,6 +11,7 @@ use corediscover::model::address::{self as machine, Flags, InterfaceAddress};
 use corediscover::model::doctor::address::{Advertise, Facts, judge};
 use corediscover::model::fleet::formation;
 use corediscover::model::provision::Spec;
+use corediscover::model::provision::etcd::Etcd;
 use corediscover::model::provision::units::{AGENT, Place, unit_files_at};
 use serde_json::Value;
 
@@ -110,7 +111,8 @@ fn the_command_that_repairs_an_address_leaves_a_unit_that_fleet_up_still_reads()
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join(AGENT);
     let place = Place { head: formation::HEAD, advertise: [10, 9, 0, 1].into(), is_server: true };
-    let unit = unit_files_at(&Spec::default(), place).unwrap().remove(0).text;
+    let etcd = Etcd::Absent { join: vec!["10.9.0.1".parse().unwrap()] };
+    let unit = unit_files_at(&Spec { etcd, ..Spec::default() }, place).unwrap().remove(0).text;
     let eth0 = InterfaceAddress {
         interface: "eth0".to_owned(),
         address: [10, 0, 0, 1].into(),
@@ -131,7 +133,9 @@ fn the_command_that_repairs_an_address_leaves_a_unit_that_fleet_up_still_reads()
         write_atomic(&path, before.as_bytes(), MODE_PUBLIC).unwrap();
         assert!(Command::new("sh").args(["-c", repair]).status().unwrap().success(), "{repair}");
         let text = std::fs::read_to_string(&path).unwrap();
-        assert_eq!(text, before.replace("10.9.0.1", "10.0.0.1"), "{repair}");
+        let (old, new) = (format!(" {spelling} 10.9.0.1 "), format!(" {spelling} 10.0.0.1 "));
+        assert!(before.contains(&old), "{before}");
+        assert_eq!(text, before.replace(&old, &new), "{repair}");
         let facts = formation::Facts { unit: Some(text), ..formation::Facts::default() };
         assert_eq!(facts.advertised(), Some([10, 0, 0, 1].into()));
     }

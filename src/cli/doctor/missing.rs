@@ -62,7 +62,7 @@ mod tests {
     use super::{Known, Settings};
     use crate::model::provision::Spec;
     use crate::model::provision::draft::Draft;
-    use crate::model::provision::etcd::TlsFiles;
+    use crate::model::provision::etcd::{Etcd, TlsFiles};
     use crate::model::provision::format::Format;
     use crate::model::provision::units::{AGENT, CONTAINERS, Place, REGISTRATOR, RESOLVED, unit_files_at};
 
@@ -117,14 +117,20 @@ mod tests {
 
     #[test]
     fn a_unit_of_fleet_up_is_not_taken_for_one_of_etcd() {
-        let spec = Spec::default();
+        let spec = Spec {
+            etcd: Etcd::Absent { join: vec!["10.0.0.1".parse().unwrap()] },
+            dns_port: "5353".parse().unwrap(),
+            ..Spec::default()
+        };
         let place = Place { head: "here", advertise: [10, 0, 0, 1].into(), is_server: true };
-        let mut settings = of(&spec);
+        let mut settings = of(&Spec::default());
         settings.units.retain(|(name, _)| *name == AGENT);
         settings.units[0].1.text = unit_files_at(&spec, place).unwrap().remove(0).text;
+        settings.read_units();
         let known = Known { resolver: true, ..settings.of_units() };
         assert_eq!(known.wanted().unwrap(), [AGENT, RESOLVED], "without Docker");
-        assert!(!known.command(&[REGISTRATOR]).contains("--etcd"));
+        let command = known.command(&[REGISTRATOR]);
+        assert!(!command.contains("--etcd") && command.contains(" --dns-port 5353 "), "{command}");
     }
 
     #[test]

@@ -151,15 +151,14 @@ impl Settings {
         }));
     }
 
+    /// What is not understood there stays as usual.
     fn read_resolved(&mut self, words: &[String]) {
         for pair in words.windows(2) {
             let [flag, value] = pair else { continue };
-            match flag.as_str() {
-                "--domain" => self.domain.clone_from(value),
-                "--dns-port" => self.dns_port = value.parse().ok().or(self.dns_port),
-                "--address" => {
-                    self.dns = value.parse().map_or(std::mem::take(&mut self.dns), |only| vec![only])
-                }
+            match (flag.as_str(), value.parse(), value.parse()) {
+                ("--domain", _, _) => self.domain.clone_from(value),
+                ("--dns-port", Ok(port), _) => self.dns_port = Some(port),
+                ("--address", _, Ok(address)) => self.dns = vec![address],
                 _ => (),
             }
         }
