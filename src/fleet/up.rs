@@ -23,6 +23,15 @@ pub const JOURNAL_LINES: &str = "15";
 /// How often the machines are asked whether they are a cluster yet.
 pub const LOOK_INTERVAL: Duration = Duration::from_millis(500);
 
+/// The units that a machine gets.
+#[derive(Debug)]
+pub enum Units {
+    /// All that it has: it is set up.
+    All(Vec<UnitFile>),
+    /// Those that it lacks: it is in the cluster, and stays what it is.
+    Lacking(Vec<UnitFile>),
+}
+
 /// What was done to a machine.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Done {
@@ -30,6 +39,8 @@ pub struct Done {
     pub binary: bool,
     /// Units were written.
     pub units: usize,
+    /// It was in the cluster before.
+    pub is_member: bool,
     /// Its agent was down, and is started again.
     pub started: bool,
     /// Its agent is of a cluster, and still runs the binary of before.
@@ -75,35 +86,55 @@ impl Machine {
         Ok(facts)
     }
 
-    /// Brings the binary and, where the machine is to become something, its units; enables and starts them. One that
-    /// stays what it is keeps units and data, and is started where it is down.
+    /// Brings the binary and the units; enables and starts them. One that stays what it is keeps the units and the data
+    /// that it has, and its agent is started where it is down.
     ///
     /// # Errors
     /// Names the step.
-    pub fn set_up(&self, binary: &[u8], units: Option<&[UnitFile]>, facts: &Facts) -> anyhow::Result<Done> {
+    pub fn set_up(&self, binary: &[u8], units: &Units, facts: &Facts) -> anyhow::Result<Done> {
         let mut done = Done { binary: self.bring(binary)?, ..Done::default() };
-        let Some(units) = units else {
-            done.to_restart = facts.runs && (done.binary || facts.stale);
-            if !facts.runs {
-                let others = facts.enabled.iter().copied().filter(|unit| *unit != AGENT);
-                let names: Vec<&str> = std::iter::once(AGENT).chain(others).collect();
-                self.systemctl(&["--no-block", "start"], &names)?;
-                done.started = true;
+        match units {
+            Units::All(units) => {
+                done.units = self.put_units(units)?;
+                // Also where nothing was written now: whoever wrote it may have been interrupted before this.
+                let verb = if done.units > 0 || done.binary || facts.stale { "restart" } else { "start" };
+                self.enable(units, verb)?;
+                done.started = !facts.runs;
             }
-            return Ok(done);
-        };
+            Units::Lacking(units) => {
+                done.is_member = true;
+                done.units = self.put_units(units)?;
+                if !units.is_empty() {
+                    self.enable(units, "start")?;
+                }
+                done.to_restart = facts.runs && (done.binary || facts.stale);
+                if !facts.runs {
+                    let others = facts.enabled.iter().copied().filter(|unit| *unit != AGENT);
+                    let names: Vec<&str> = std::iter::once(AGENT).chain(others).collect();
+                    self.systemctl(&["--no-block", "start"], &names)?;
+                    done.started = true;
+                }
+            }
+        }
+        Ok(done)
+    }
+
+    /// Writes the units that are not there as they should be; says how many.
+    fn put_units(&self, units: &[UnitFile]) -> anyhow::Result<usize> {
+        let mut written = 0;
         for unit in units {
             let path = format!("{SYSTEM}/{}", unit.name);
-            done.units += usize::from(self.put_file_if_other(&path, unit.text.as_bytes(), UNIT_MODE)?);
+            written += usize::from(self.put_file_if_other(&path, unit.text.as_bytes(), UNIT_MODE)?);
         }
+        Ok(written)
+    }
+
+    /// Has units that were written started at boot, and `verb` done to them now.
+    fn enable(&self, units: &[UnitFile], verb: &str) -> anyhow::Result<()> {
         let names: Vec<&str> = units.iter().map(|unit| unit.name).collect();
-        // Also where nothing was written now: whoever wrote it may have been interrupted before this.
         self.systemctl(&["daemon-reload"], &[])?;
         self.systemctl(&["enable", "--quiet"], &names)?;
-        let verb = if done.units > 0 || done.binary || facts.stale { "restart" } else { "start" };
-        self.systemctl(&["--no-block", verb], &names)?;
-        done.started = !facts.runs;
-        Ok(done)
+        self.systemctl(&["--no-block", verb], &names).map(|_| ())
     }
 
     /// Brings the binary unless it is there; it takes the place of another one only when it runs there. Says whether it

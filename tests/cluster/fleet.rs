@@ -93,6 +93,8 @@ pub(crate) fn becomes_a_cluster(site: &Site<'_>, reboot: &dyn Fn(usize)) {
     let after =
         (site.look)(0, &["systemctl", "show", "-p", "ExecMainStartTimestampMonotonic", "corediscover-agent"]);
     assert_eq!(before, after);
+    // Docker comes to the fourth machine later.
+    (site.look)(3, &["sh", "-c", "systemctl stop docker.socket docker.service; rm -f /run/docker.sock"]);
     let (table, told) = site.up(4);
     assert_eq!(
         (table.matches("  server  ").count(), table.matches("  client  ").count()),
@@ -100,6 +102,24 @@ pub(crate) fn becomes_a_cluster(site: &Site<'_>, reboot: &dyn Fn(usize)) {
         "{table}{told}"
     );
     assert_eq!(told.matches(": nothing to change\n").count(), 3, "{told}");
+    let fourth = &site.addresses[3];
+    let lack =
+        format!("{fourth}: no Docker: its containers are not registered; install it and run this again\n");
+    assert!(told.contains(&lack), "{told}");
+    assert!(told.contains(&format!("{fourth}: brought the binary and 2 units\n")), "{told}");
+    let unit = || (site.look)(3, &["cat", "/etc/systemd/system/corediscover-agent.service"]);
+    let agent = unit();
+    (site.look)(3, &["systemctl", "start", "docker.socket", "docker.service"]);
+    let (again, told) = site.up(4);
+    assert_eq!(again, table, "{told}");
+    assert!(told.contains(&format!("{fourth}: brought 2 units\n")) && !told.contains("no Docker"), "{told}");
+    assert_eq!(unit(), agent);
+    for name in ["corediscover-registrator", "corediscover-containers"] {
+        (site.until)(&format!("{name} runs since Docker came"), &mut || {
+            (site.look)(3, &["systemctl", "is-active", name]).trim() == "active"
+        });
+        assert_eq!((site.look)(3, &["systemctl", "is-enabled", name]).trim(), "enabled");
+    }
     // A client whose agent is down is started with what it has: systemd keeps the data of its dynamic user.
     (site.look)(3, &["systemctl", "stop", "corediscover-agent", "corediscover-registrator"]);
     let (again, told) = site.up(4);

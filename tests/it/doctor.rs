@@ -3,9 +3,16 @@
 
 use std::net::TcpListener;
 use std::os::unix::net::UnixListener;
-use std::process::Output;
+use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 
+use corediscover::host::files::{MODE_PUBLIC, write_atomic};
+use corediscover::model::address::{self as machine, Flags, InterfaceAddress};
+use corediscover::model::doctor::address::{Advertise, Facts, judge};
+use corediscover::model::fleet::formation;
+use corediscover::model::provision::Spec;
+use corediscover::model::provision::etcd::Etcd;
+use corediscover::model::provision::units::{AGENT, Place, unit_files_at};
 use serde_json::Value;
 
 use crate::support::corediscover;
@@ -96,5 +103,40 @@ fn doctor_refuses_settings_that_make_no_sense() {
         let errors = String::from_utf8(output.stderr).unwrap();
         assert_eq!(output.status.code(), Some(2), "{wrong:?}: {errors}");
         assert!(output.stdout.is_empty() && errors.contains(wrong[0]), "{wrong:?}: {errors}");
+    }
+}
+
+#[test]
+fn the_command_that_repairs_an_address_leaves_a_unit_that_fleet_up_still_reads() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join(AGENT);
+    let place = Place { head: formation::HEAD, advertise: [10, 9, 0, 1].into(), is_server: true };
+    let etcd = Etcd::Absent { join: vec!["10.9.0.1".parse().unwrap()] };
+    let unit = unit_files_at(&Spec { etcd, ..Spec::default() }, place).unwrap().remove(0).text;
+    let eth0 = InterfaceAddress {
+        interface: "eth0".to_owned(),
+        address: [10, 0, 0, 1].into(),
+        prefix: 24,
+        flags: Flags { up: true, ..Flags::default() },
+    };
+    let found = judge(&Facts {
+        advertise: Advertise::Fixed([10, 9, 0, 1].into()),
+        told: Ok([10, 9, 0, 1].into()),
+        machine: machine::Facts { addresses: vec![eth0], ..machine::Facts::default() },
+        unit: Some(path.display().to_string()),
+        show: String::new(),
+    });
+    let (repair, rest) = found.findings[0].fix.split_once(" && ").unwrap();
+    assert!(rest.starts_with("systemctl daemon-reload && systemctl restart "), "{rest}");
+    for spelling in ["-advertise", "--advertise"] {
+        let before = unit.replace("-advertise", spelling);
+        write_atomic(&path, before.as_bytes(), MODE_PUBLIC).unwrap();
+        assert!(Command::new("sh").args(["-c", repair]).status().unwrap().success(), "{repair}");
+        let text = std::fs::read_to_string(&path).unwrap();
+        let (old, new) = (format!(" {spelling} 10.9.0.1 "), format!(" {spelling} 10.0.0.1 "));
+        assert!(before.contains(&old), "{before}");
+        assert_eq!(text, before.replace(&old, &new), "{repair}");
+        let facts = formation::Facts { unit: Some(text), ..formation::Facts::default() };
+        assert_eq!(facts.advertised(), Some([10, 0, 0, 1].into()));
     }
 }

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::settings::{Settings, UNITS};
+use super::settings::Settings;
 use super::store::Store;
 use crate::bootstrap::remembered;
 use crate::hint::causes;
@@ -20,7 +20,7 @@ use crate::model::doctor::ports::Listener;
 use crate::model::doctor::units::{Facts, PROPERTIES, read};
 use crate::model::election::Incarnation;
 use crate::model::names::ClusterId;
-use crate::model::provision::units::REGISTRATOR;
+use crate::model::provision::units::{self, REGISTRATOR};
 use crate::registrator;
 
 /// How long a look at files or tables of this machine may take: a disk or a network file system may hang.
@@ -31,13 +31,13 @@ const SYSTEMD_WAIT: Duration = Duration::from_secs(10);
 const DOCKER_WAIT: Duration = Duration::from_secs(10);
 /// Last lines of a unit's journal that are searched for an error.
 const JOURNAL_LINES: &str = "50";
-/// Where etcd is, when nobody says it.
-const ETCD: &str = "http://127.0.0.1:2379";
 /// There is this folder where systemd is process 1 (`sd_booted(3)`).
 const SYSTEMD_RUNS: &str = "/run/systemd/system";
 /// The engine's process, and where its program is.
 const ENGINE: &str = "dockerd";
 const ENGINE_PROGRAMS: [&str; 3] = ["/usr/bin/dockerd", "/usr/sbin/dockerd", "/usr/local/bin/dockerd"];
+/// Where an engine of any package listens.
+const DOCKER_SOCKET: &str = "/var/run/docker.sock";
 /// The engine's unit.
 const ENGINE_UNIT: &str = "docker.service";
 /// Files that say where Docker listens, beside its unit.
@@ -51,7 +51,7 @@ const ENGINE_FILES: [&str; 4] = [
 /// Asks systemd for our units, and for what those in trouble said last.
 pub(super) async fn units(settings: &Settings) -> Result<Facts, String> {
     let properties = format!("--property={PROPERTIES}");
-    let arguments: Vec<&str> = ["show", properties.as_str()].into_iter().chain(UNITS).collect();
+    let arguments: Vec<&str> = ["show", properties.as_str()].into_iter().chain(units::ALL).collect();
     let text = program::run("systemctl", &arguments, SYSTEMD_WAIT).await.map_err(|error| causes(&error))?;
     let mut units = read(&text);
     for unit in units.iter_mut().filter(|unit| unit.is_installed() && unit.is_troubled()) {
@@ -63,9 +63,21 @@ pub(super) async fn units(settings: &Settings) -> Result<Facts, String> {
     }
     let uptime = std::fs::read_to_string("/proc/uptime").map_err(|error| format!("/proc/uptime: {error}"))?;
     let uptime_seconds = uptime.split('.').next().and_then(|text| text.parse().ok()).unwrap_or(u64::MAX);
-    let etcd = settings.etcd.as_ref().map_or(ETCD.to_owned(), |etcd| etcd.endpoints().join(","));
-    let write = format!("{} units --systemd --etcd {etcd} --out /etc/systemd/system", settings.program);
-    Ok(Facts { units, uptime_seconds, write, agent_answers: false })
+    let known = settings.known(docker_is_installed() || Path::new(DOCKER_SOCKET).exists());
+    Ok(Facts {
+        units,
+        files: settings.units.iter().map(|(name, _)| *name).collect(),
+        uptime_seconds,
+        wanted: known.wanted().map_err(|error| causes(&error.into()))?,
+        known,
+        agent_answers: false,
+    })
+}
+
+/// Whether there is an engine that could be started.
+fn docker_is_installed() -> bool {
+    unit_files::find(ENGINE_UNIT).is_some()
+        || ENGINE_PROGRAMS.iter().any(|program| Path::new(program).exists())
 }
 
 /// All sockets that wait for others.
@@ -127,8 +139,7 @@ pub(super) async fn docker(settings: &Settings) -> Result<Docker, String> {
     let path = host.strip_prefix("unix://").map(str::to_owned);
     let looked = program::within("look at Docker's socket", LOOK_WAIT, move || {
         let socket = path.as_deref().map(docker_socket::file).transpose()?.flatten();
-        let installed = unit_files::find(ENGINE_UNIT).is_some()
-            || ENGINE_PROGRAMS.iter().any(|program| Path::new(program).exists());
+        let installed = docker_is_installed();
         let stopped = path.is_some() && Path::new(SYSTEMD_RUNS).exists() && !sockets::runs(ENGINE)?;
         let engine = match path.as_deref().filter(|_| !stopped) {
             _ if stopped => Some(Engine::Stopped),

@@ -5,6 +5,7 @@
 
 mod cluster;
 mod machine;
+mod missing;
 mod names;
 mod settings;
 mod store;
@@ -18,6 +19,7 @@ use super::{EXIT_FAILED, EXIT_FINE, Output, block_on};
 use crate::model::address::AddressSource;
 use crate::model::doctor::{Check, Level, Report, address, clock, docker, files, open_docker, ports, units};
 use crate::model::doctor::{cluster as agreement, etcd, identity, keys, resolver};
+use crate::model::provision::units::AGENT;
 use settings::Settings;
 
 /// Arguments of `doctor`.
@@ -94,7 +96,7 @@ async fn examine(settings: Settings) -> Report {
         Ok(found) => units::judge(&units::Facts { agent_answers: answers, ..found }),
         Err(why) => Check::not_checked(units::NAME, why),
     };
-    let should_answer = settings.has_agent_unit() && units.findings.is_empty();
+    let should_answer = settings.has_unit(AGENT) && units.findings.is_empty();
     let members =
         agent.as_ref().map(|agent| agent.members.clone()).map_err(|_| "no agent answers".to_owned());
     let view = store.view();
@@ -169,5 +171,6 @@ fn judge_address(settings: &Settings, agent: &Result<cluster::Agent, String>) ->
     };
     let advertise = settings.advertise.clone().unwrap_or_else(unsaid);
     let show = format!("{} address", settings.program);
-    address::judge(&address::Facts { advertise, told, machine, unit: settings.agent_unit(), show })
+    let unit = settings.file_of(AGENT).map(|path| path.display().to_string());
+    address::judge(&address::Facts { advertise, told, machine, unit, show })
 }

@@ -21,11 +21,9 @@ use crate::model::doctor::command_line;
 use crate::model::doctor::ports::{Needed, Protocol};
 use crate::model::fleet::shell::quote;
 use crate::model::names::MachineId;
-use crate::model::provision::units::{AGENT, INSTALL, REGISTRATOR, RESOLVED};
+use crate::model::provision::units::{self, AGENT, REGISTRATOR, RESOLVED};
 use crate::model::resolved::STANDARD_PORT;
 
-/// Our units.
-pub(super) const UNITS: [&str; 4] = [AGENT, REGISTRATOR, RESOLVED, INSTALL];
 /// Where the units keep the agent's state.
 const DATA_DIR: &str = "/var/lib/corediscover";
 /// Where the engine puts its socket.
@@ -78,9 +76,9 @@ impl Settings {
     /// # Errors
     /// Flags that make no sense.
     pub(super) fn find(args: Args) -> anyhow::Result<Self> {
-        let units = UNITS.into_iter().filter_map(|name| Some((name, unit_files::find(name)?))).collect();
+        let units = units::ALL.into_iter().filter_map(|name| Some((name, unit_files::find(name)?))).collect();
         let mut settings = Self::usual(units);
-        settings.read_agent_unit();
+        settings.read_units();
         if let Some(host) =
             settings.unit(REGISTRATOR).and_then(|unit| command_line::variable(&unit.texts(), "DOCKER_HOST"))
         {
@@ -118,24 +116,23 @@ impl Settings {
         self.units.iter().find(|(known, _)| *known == name).map(|(_, unit)| unit)
     }
 
-    /// Whether the agent's unit is installed.
-    pub(super) fn has_agent_unit(&self) -> bool {
-        self.unit(AGENT).is_some()
-    }
-
     /// Whether this unit is installed.
     pub(super) fn has_unit(&self, name: &str) -> bool {
         self.unit(name).is_some()
     }
 
-    /// The file of the agent's unit.
-    pub(super) fn agent_unit(&self) -> Option<String> {
-        self.unit(AGENT).map(|unit| unit.path.display().to_string())
+    /// The file of a unit.
+    pub(super) fn file_of(&self, name: &str) -> Option<&Path> {
+        self.unit(name).map(|unit| unit.path.as_path())
     }
 
-    /// What the agent is started with says where everything is.
-    fn read_agent_unit(&mut self) {
+    /// What the agent is started with says where everything is; without its unit, that of the resolver says something.
+    pub(super) fn read_units(&mut self) {
         let Some(unit) = self.unit(AGENT).cloned() else {
+            let resolved = self.unit(RESOLVED).map(|unit| command_line::commands(&unit.texts()));
+            for command in resolved.into_iter().flatten().filter(|command| command.option == "ExecStart") {
+                self.read_resolved(&command.words);
+            }
             self.sources.push(format!("{AGENT} is not installed: as usual, unless flags say otherwise"));
             return;
         };
@@ -152,6 +149,19 @@ impl Settings {
         self.sources.push(source.unwrap_or_else(|error| {
             format!("{path} is not understood ({}): as usual, unless flags say otherwise", causes(&error))
         }));
+    }
+
+    /// What is not understood there stays as usual.
+    fn read_resolved(&mut self, words: &[String]) {
+        for pair in words.windows(2) {
+            let [flag, value] = pair else { continue };
+            match (flag.as_str(), value.parse(), value.parse()) {
+                ("--domain", _, _) => self.domain.clone_from(value),
+                ("--dns-port", Ok(port), _) => self.dns_port = Some(port),
+                ("--address", _, Ok(address)) => self.dns = vec![address],
+                _ => (),
+            }
+        }
     }
 
     fn read_command(&mut self, words: Vec<String>) -> anyhow::Result<()> {
@@ -356,14 +366,15 @@ fn host_of(address: IpAddr) -> String {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::{Settings, UnitFile};
     use crate::model::doctor::address::Advertise;
     use crate::model::doctor::ports::Protocol;
     use crate::model::provision::Spec;
     use crate::model::provision::units::{Manager, UnitFile as Text, unit_files};
 
-    fn of(spec: &Spec) -> Settings {
+    /// The settings of a machine that was provisioned so.
+    pub(in super::super) fn of(spec: &Spec) -> Settings {
         let files = unit_files(spec, Manager::Systemd).unwrap().into_iter();
         let files = files.map(|Text { name, text }| {
             (
@@ -372,7 +383,7 @@ mod tests {
             )
         });
         let mut settings = Settings::usual(files.collect());
-        settings.read_agent_unit();
+        settings.read_units();
         settings
     }
 
@@ -407,7 +418,7 @@ mod tests {
         let mut settings = of(&Spec::default());
         settings.sources.clear();
         settings.units[0].1.text = "[Service]\nExecStart=/bin/true\n".to_owned();
-        settings.read_agent_unit();
+        settings.read_units();
         assert!(settings.sources[0].contains("is not understood"), "{:?}", settings.sources);
     }
 }

@@ -6,19 +6,19 @@ use std::time::{Duration, Instant};
 use super::machines::{Chosen, MachineArgs, time};
 use super::{Fleet, tell_failure};
 use crate::cli::{EXIT_FAILED, Output, Usage};
-use crate::fleet::up::{Done, JOURNAL_LINES, LOOK_INTERVAL};
+use crate::fleet::up::{Done, JOURNAL_LINES, LOOK_INTERVAL, Units};
 use crate::fleet::{Machine, on_all};
 use crate::hint::{WithHint as _, advise, fault};
-use crate::model::fleet::formation::{Asked, Facts, HEAD, Plan, Role, architecture_of, outsiders, plan};
+use crate::model::fleet::formation::{
+    Asked, Facts, HEAD, Plan, Role, Shared, architecture_of, outsiders, plan,
+};
 use crate::model::fleet::machines::parse_list;
 use crate::model::names::Datacenter;
 use crate::model::provision::Spec;
 use crate::model::provision::binary::BINARY_PATH;
 use crate::model::provision::etcd::Etcd;
 use crate::model::provision::spec::{AddressSource, DnsPort, Domain, Servers};
-use crate::model::provision::units::{
-    AGENT, CONTAINERS, Place, REGISTRATOR, RESOLVED, UnitFile, unit_files_at,
-};
+use crate::model::provision::units::{AGENT, Manager, Place, UnitFile, has_use, unit_files, unit_files_at};
 use anyhow::Context as _;
 
 /// This very program.
@@ -90,17 +90,17 @@ pub(super) fn run(machines: MachineArgs, args: Args, output: &mut Output) -> any
     let plan = plan(&facts, &asked).map_err(|error| {
         advise(error.into(), "nothing was changed; give the command again when it is put right")
     })?;
-    for note in &plan.settings.notes {
-        output.note(note);
+    for note in plan.settings.notes.iter().cloned().chain(facts.iter().flat_map(Facts::left_out)) {
+        output.note(&note);
     }
     let units = facts
         .iter()
         .enumerate()
-        .map(|(number, facts)| units(&plan, number, facts))
+        .map(|(number, facts)| units(&plan, number, facts, output))
         .collect::<anyhow::Result<Vec<_>>>()?;
     let done = fleet.on(
         &all,
-        |number, machine| machine.set_up(&binary, units[number].as_deref(), &facts[number]),
+        |number, machine| machine.set_up(&binary, &units[number], &facts[number]),
         |done| Some(told(*done)),
         output,
     );
@@ -152,39 +152,52 @@ fn told(done: Done) -> String {
         1 => Some("1 unit".to_owned()),
         count => Some(format!("{count} units")),
     };
-    let is_member = units.is_none();
+    let stays = done.is_member || units.is_none();
     let parts: Vec<String> = done.binary.then(|| "the binary".to_owned()).into_iter().chain(units).collect();
     let brought = (!parts.is_empty()).then(|| format!("brought {}", parts.join(" and ")));
-    let started = (done.started && is_member)
+    let started = (done.started && stays)
         .then(|| "its agent was down and is started again; its units and data stay".to_owned());
     let told: Vec<String> = brought.into_iter().chain(started).collect();
     if told.is_empty() { "nothing to change".to_owned() } else { told.join("; ") }
 }
 
-/// The units of a machine; `None` for one that stays what it is.
-fn units(plan: &Plan, number: usize, facts: &Facts) -> anyhow::Result<Option<Vec<UnitFile>>> {
+/// The units that a machine gets. A member keeps those that it has, and gets those for what came later, such as Docker.
+fn units(plan: &Plan, number: usize, facts: &Facts, output: &mut Output) -> anyhow::Result<Units> {
     let part = &plan.parts[number];
-    let Some(role) = part.becomes else { return Ok(None) };
+    let spec = Spec { fleet: false, binary: format!("path={BINARY_PATH}").parse()?, ..Spec::default() };
+    let has_use = |unit: &UnitFile| has_use(unit.name, facts.docker, facts.resolved);
+    let Some(role) = part.becomes else {
+        let shared = Shared::of(facts.unit.as_deref().unwrap_or_default());
+        let Shared { domain, dns_port, client } = shared.clone().unwrap_or_default();
+        let files = unit_files(&Spec { domain, dns_port, client, ..spec }, Manager::Systemd)?;
+        let is_lacking =
+            |unit: &UnitFile| unit.name != AGENT && has_use(unit) && !facts.units.contains(&unit.name);
+        let lacking: Vec<UnitFile> = files.into_iter().filter(is_lacking).collect();
+        return Ok(Units::Lacking(match shared {
+            Err(strange) if !lacking.is_empty() => {
+                let names: Vec<&str> = lacking.iter().map(|unit| unit.name).collect();
+                output.note(&format!(
+                    "{}: {AGENT} says `{strange}`, which is not understood here: not written are {}; `corediscover units \
+                     --only UNIT` writes them",
+                    facts.name,
+                    names.join(", ")
+                ));
+                Vec::new()
+            }
+            _ => lacking,
+        }));
+    };
     let spec = Spec {
         servers: plan.servers,
         etcd: Etcd::Absent { join: plan.join.iter().map(|address| (*address).into()).collect() },
-        fleet: false,
-        binary: format!("path={BINARY_PATH}").parse()?,
         datacenter: plan.settings.datacenter.clone(),
         domain: plan.settings.domain.clone(),
         address: AddressSource::Auto,
         dns_port: plan.settings.dns_port,
-        ..Spec::default()
+        ..spec
     };
     let place = Place { head: HEAD, advertise: part.address, is_server: role == Role::Server };
-    let wanted = |unit: &UnitFile| match unit.name {
-        AGENT => true,
-        REGISTRATOR => facts.docker,
-        RESOLVED => facts.resolved,
-        CONTAINERS => facts.resolved && facts.docker,
-        _ => false,
-    };
-    Ok(Some(unit_files_at(&spec, place)?.into_iter().filter(wanted).collect()))
+    Ok(Units::All(unit_files_at(&spec, place)?.into_iter().filter(has_use).collect()))
 }
 
 /// Waits until all agents know one leader and see each other alive; tells who does not when that takes too long.

@@ -129,7 +129,7 @@ fn fix(facts: &Facts, wrong: Option<IpAddr>) -> String {
         (Advertise::Fixed(old), Some(address)) if wrong == Some(*old) && facts.unit.is_some() => {
             let unit = quote(facts.unit.as_deref().unwrap_or_default());
             format!(
-                "sed -i 's/--\\?advertise {old} /--advertise {address} /' {unit} && systemctl daemon-reload && {RESTART}"
+                "sed -i 's/\\(--\\?advertise\\) {old} /\\1 {address} /' {unit} && systemctl daemon-reload && {RESTART}"
             )
         }
         (Advertise::Source(AddressSource::Auto), Some(_)) => RESTART.to_owned(),
@@ -226,7 +226,7 @@ mod tests {
         };
         assert!(judge(&fixed("192.0.2.1")).is_fine() && judge(&fixed("10.1.0.1")).is_fine());
         let found = judge(&fixed("10.9.0.1"));
-        assert!(found.findings[0].fix.contains("--advertise 10.0.0.1 /"), "{found:?}");
+        assert!(found.findings[0].fix.contains("\\1 10.0.0.1 /"), "{found:?}");
     }
 
     #[test]

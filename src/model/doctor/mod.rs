@@ -11,6 +11,7 @@ pub mod etcd;
 pub mod files;
 pub mod identity;
 pub mod keys;
+pub mod missing_units;
 pub mod open_docker;
 pub mod ports;
 pub mod resolver;

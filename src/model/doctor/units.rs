@@ -2,8 +2,9 @@
 
 use std::collections::BTreeMap;
 
+use super::missing_units::Known;
 use super::{Check, Finding};
-use crate::model::provision::units::{AGENT, INSTALL, REGISTRATOR, RESOLVED};
+use crate::model::provision::units::{AGENT, CONTAINERS, INSTALL, REGISTRATOR, RESOLVED};
 
 /// The check's name.
 pub const NAME: &str = "units";
@@ -11,13 +12,9 @@ pub const NAME: &str = "units";
 const RESTARTS_MAX: u32 = 3;
 /// How long a unit must have run, in seconds, before its restarts are history.
 const RUNS_SECONDS: u64 = 60;
-/// What follows when unit files were written.
-const ENABLE_ALL: &str = "systemctl daemon-reload && systemctl enable --now corediscover-agent.service \
-     corediscover-registrator.service corediscover-resolved.service";
-
 /// Properties that systemd is asked for.
 pub const PROPERTIES: &str = "Id,LoadState,ActiveState,SubState,UnitFileState,Result,NRestarts,NeedDaemonReload,\
-     ConditionResult,ActiveEnterTimestampMonotonic,FragmentPath";
+     ConditionResult,ConditionTimestampMonotonic,Job,ActiveEnterTimestampMonotonic,FragmentPath";
 
 /// A unit, as systemd has it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -48,6 +45,18 @@ impl Unit {
         self.get("ActiveState") != "active" || self.restarts() > 0
     }
 
+    /// Whether systemd looked at its conditions, and they were not met. Of a unit that was never started it says the same,
+    /// but for the time.
+    fn is_not_meant_for_here(&self) -> bool {
+        let never = matches!(self.get("ConditionTimestampMonotonic"), "" | "0");
+        self.get("ConditionResult") == "no" && !never
+    }
+
+    /// Whether systemd is about to do something with it.
+    fn has_job(&self) -> bool {
+        !matches!(self.get("Job"), "" | "0")
+    }
+
     fn restarts(&self) -> u32 {
         self.get("NRestarts").parse().unwrap_or(0)
     }
@@ -72,30 +81,53 @@ pub struct Facts {
     pub agent_answers: bool,
     /// Seconds since the boot.
     pub uptime_seconds: u64,
-    /// The command that writes the unit files.
-    pub write: String,
+    /// The names of those whose files are there, whether or not systemd has read them.
+    pub files: Vec<&'static str>,
+    /// The units that this machine should have.
+    pub wanted: Vec<&'static str>,
+    /// What those that are missing are written with.
+    pub known: Known,
+}
+
+impl Facts {
+    /// Brings these units. What is there is left alone.
+    fn install(&self, names: &[&str]) -> String {
+        let absent: Vec<&str> = names.iter().copied().filter(|name| !self.files.contains(name)).collect();
+        let write = (!absent.is_empty()).then(|| format!("{} && ", self.known.command(&absent)));
+        let write = write.unwrap_or_default();
+        format!("{write}systemctl daemon-reload && systemctl enable --now {}", names.join(" "))
+    }
+}
+
+/// What a machine lacks without a unit.
+fn lack(name: &str) -> &'static str {
+    match name {
+        AGENT => {
+            "without it this machine is no part of the cluster; the command needs the options that the cluster's other \
+             machines were made with"
+        }
+        REGISTRATOR => "without it what Docker runs is not registered",
+        RESOLVED => "without it programs of this machine do not find names of the domain",
+        CONTAINERS => "without it containers that start with Docker at boot find no names at first",
+        _ => "without it the binary is not brought",
+    }
 }
 
 /// Judges it.
 pub fn judge(facts: &Facts) -> Check {
     let installed = |name: &str| facts.units.iter().any(|unit| unit.name() == name && unit.is_installed());
-    let usual = [
-        (AGENT, "without it this machine is no part of the cluster"),
-        (REGISTRATOR, "without it what Docker runs is not registered"),
-        (RESOLVED, "without it programs of this machine do not find names of the domain"),
-    ];
-    let install = format!("{} && {ENABLE_ALL}", facts.write);
-    if !usual.iter().any(|(name, _)| installed(name)) {
+    if !facts.units.iter().any(|unit| unit.is_installed() && unit.name() != INSTALL) {
         if facts.agent_answers {
             let why = "none are installed; the agent that answers was started in another way";
             return Check::not_checked(NAME, why);
         }
         let cause = "this machine was never provisioned, or its units are gone";
-        return Check::of(NAME, vec![Finding::error("no corediscover units are installed", cause, install)]);
+        let fix = facts.install(&facts.wanted);
+        return Check::of(NAME, vec![Finding::error("no corediscover units are installed", cause, fix)]);
     }
-    let missing = usual.iter().filter(|(name, _)| !installed(name));
+    let missing = facts.wanted.iter().filter(|name| !installed(name));
     let mut findings: Vec<Finding> = missing
-        .map(|(name, cause)| Finding::warning(format!("{name} is not installed"), *cause, &install))
+        .map(|name| Finding::warning(format!("{name} is not installed"), lack(name), facts.install(&[name])))
         .collect();
     for unit in facts.units.iter().filter(|unit| unit.is_installed()) {
         findings.extend(judge_one(unit, facts.uptime_seconds));
@@ -129,13 +161,16 @@ fn judge_one(unit: &Unit, uptime_seconds: u64) -> Option<Finding> {
         let symptom = format!("{name} is restarted again and again ({} times)", unit.restarts());
         return Some(Finding::error(symptom, said(), again));
     }
-    // A unit whose condition is not met is not meant for this machine.
-    if state == "inactive" && unit.get("ConditionResult") != "no" && name != INSTALL {
-        let symptom = format!("{name} does not run");
+    let is_idle = state == "inactive" && !unit.has_job() && !unit.is_not_meant_for_here();
+    if is_idle && name != INSTALL {
+        let (cause, fix) = match enabled {
+            "disabled" => ("it is not enabled: nothing starts it at boot", "enable --now"),
+            _ => ("somebody stopped it, or nothing started it", "start"),
+        };
         return Some(Finding::error(
-            symptom,
-            "somebody stopped it, or nothing started it",
-            format!("systemctl start {name}"),
+            format!("{name} does not run"),
+            cause,
+            format!("systemctl {fix} {name}"),
         ));
     }
     if unit.get("NeedDaemonReload") == "yes" {
@@ -154,8 +189,10 @@ fn judge_one(unit: &Unit, uptime_seconds: u64) -> Option<Finding> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Facts, Unit, judge, read};
-    use crate::model::doctor::Finding;
+    use super::{AGENT, Facts, INSTALL, Known, REGISTRATOR, Unit, judge, read};
+    use crate::model::doctor::{Finding, Level};
+    use crate::model::provision::Spec;
+    use crate::model::provision::units::{Manager, UnitFile, unit_files};
 
     fn text(name: &str, more: &str) -> String {
         format!(
@@ -164,13 +201,20 @@ mod tests {
     }
 
     fn facts(units: Vec<Unit>) -> Facts {
-        Facts { units, uptime_seconds: 1000, write: "write".to_owned(), ..Facts::default() }
+        let known = Known { docker: true, resolver: true, domain: "consul".to_owned(), ..Known::default() };
+        let wanted = known.wanted().unwrap();
+        Facts { units, uptime_seconds: 1000, wanted, known, ..Facts::default() }
+    }
+
+    /// The units of a machine with everything; `agent`: what else systemd says of the agent's.
+    fn shown(agent: &str) -> String {
+        let all = unit_files(&Spec::default(), Manager::Systemd).unwrap().into_iter();
+        let text = |file: UnitFile| text(file.name, if file.name == AGENT { agent } else { "" });
+        all.map(text).collect::<Vec<_>>().join("\n")
     }
 
     fn units(agent: &str) -> Vec<Unit> {
-        let rest =
-            ["corediscover-registrator.service", "corediscover-resolved.service"].map(|name| text(name, ""));
-        read(&format!("{}\n{}", text("corediscover-agent.service", agent), rest.join("\n")))
+        read(&shown(agent))
     }
 
     #[track_caller]
@@ -186,7 +230,24 @@ mod tests {
     fn units_that_run_and_are_enabled_are_fine() {
         assert!(judge(&facts(units(""))).is_fine());
         assert!(judge(&facts(units("NRestarts=9\nActiveEnterTimestampMonotonic=1000000"))).is_fine());
-        assert!(judge(&facts(units("ActiveState=inactive\nConditionResult=no"))).is_fine());
+    }
+
+    #[test]
+    fn a_unit_that_was_never_started_is_told_from_one_whose_condition_is_not_met() {
+        let idle = "ActiveState=inactive\nSubState=dead\nConditionResult=no\nConditionTimestampMonotonic=";
+        assert!(judge(&facts(units(&format!("{idle}5000000")))).is_fine());
+        // As after `systemctl disable` and a reboot: systemd says `no` of what it never looked at.
+        let never = found(&format!("{idle}0\nUnitFileState=disabled"));
+        assert_eq!(never.symptom, "corediscover-agent.service does not run");
+        assert_eq!(never.level, Level::Error);
+        assert_eq!(never.fix, "systemctl enable --now corediscover-agent.service");
+        // Enabled, and its start was given up.
+        let dropped = found(&format!("{idle}0"));
+        assert_eq!(
+            (dropped.level, dropped.fix.as_str()),
+            (Level::Error, "systemctl start corediscover-agent.service")
+        );
+        assert!(judge(&facts(units(&format!("{idle}0\nJob=217")))).is_fine(), "it is about to start");
     }
 
     #[test]
@@ -216,14 +277,63 @@ mod tests {
         }
     }
 
+    fn absent(name: &str) -> String {
+        format!("Id={name}\nLoadState=not-found\nActiveState=inactive\n")
+    }
+
     #[test]
     fn units_that_are_missing_are_found_unless_an_agent_runs_without_them() {
-        let missing = read("Id=corediscover-agent.service\nLoadState=not-found\nActiveState=inactive\n");
-        assert!(
-            judge(&facts(missing.clone())).findings[0].fix.starts_with("write && systemctl daemon-reload")
-        );
+        let missing = read(&absent(AGENT));
+        let all = unit_files(&Spec::default(), Manager::Systemd).unwrap();
+        let names: Vec<&str> = all.iter().map(|file| file.name).collect();
+        let fix = judge(&facts(missing.clone())).findings[0].fix.clone();
+        let enable = format!(" && systemctl daemon-reload && systemctl enable --now {}", names.join(" "));
+        assert!(fix.ends_with(&enable), "{fix}");
         assert!(judge(&Facts { agent_answers: true, ..facts(missing) }).findings.is_empty());
-        let one = judge(&facts(read(&text("corediscover-agent.service", ""))));
-        assert_eq!(one.findings.len(), 2, "{one:?}");
+        let one = judge(&facts(read(&text(AGENT, ""))));
+        assert_eq!(one.findings.len(), 3, "{one:?}");
+    }
+
+    #[test]
+    fn what_is_missing_is_written_alone_and_nothing_that_is_there_is_written_again() {
+        let mut units = units("");
+        units[1] = read(&absent(REGISTRATOR)).remove(0);
+        let before = Facts { files: vec![AGENT], ..facts(units) };
+        let check = judge(&before);
+        let [finding] = &check.findings[..] else { panic!("{check:?}") };
+        assert_eq!(
+            finding.fix,
+            format!(
+                " units --systemd --only {REGISTRATOR} --out /etc/systemd/system && systemctl daemon-reload && systemctl \
+                 enable --now {REGISTRATOR}"
+            )
+        );
+        // A file that systemd has not read yet is no less there.
+        let check = judge(&Facts { files: vec![AGENT, REGISTRATOR], ..before });
+        assert_eq!(
+            check.findings[0].fix,
+            format!("systemctl daemon-reload && systemctl enable --now {REGISTRATOR}")
+        );
+    }
+
+    #[test]
+    fn a_machine_without_docker_or_without_the_resolver_needs_no_units_for_them() {
+        let alone = Known { domain: "consul".to_owned(), ..Known::default() };
+        for (docker, resolver, wanted) in
+            [(false, false, 1), (false, true, 2), (true, false, 2), (true, true, 4)]
+        {
+            let known = Known { docker, resolver, ..alone.clone() };
+            let facts = Facts { wanted: known.wanted().unwrap(), ..facts(read(&text(AGENT, ""))) };
+            assert_eq!(judge(&facts).findings.len(), wanted - 1, "{docker} {resolver}");
+        }
+        let by_fleet = Known { docker: true, resolver: true, fleet: true, ..alone };
+        assert_eq!(by_fleet.wanted().unwrap().len(), 3, "fleet starts its units after Docker");
+    }
+
+    #[test]
+    fn the_unit_that_fetches_the_binary_may_be_at_rest() {
+        let rest = text(INSTALL, "ActiveState=inactive\nSubState=dead");
+        let all = read(&format!("{}\n{rest}", shown("")));
+        assert!(judge(&facts(all)).is_fine());
     }
 }

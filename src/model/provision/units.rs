@@ -21,6 +21,19 @@ pub const CONTAINERS: &str = "corediscover-containers.service";
 /// The unit that fetches the binary; only written when it has to be fetched.
 pub const INSTALL: &str = "corediscover-install.service";
 
+/// All our units, in the order in which they should start. Which of them a machine has is for [`unit_files`] to say.
+pub const ALL: [&str; 5] = [INSTALL, AGENT, REGISTRATOR, CONTAINERS, RESOLVED];
+
+/// Whether a unit has something to do on a machine with or without Docker, and with or without systemd-resolved.
+pub fn has_use(name: &str, docker: bool, resolver: bool) -> bool {
+    match name {
+        REGISTRATOR => docker,
+        RESOLVED => resolver,
+        CONTAINERS => docker && resolver,
+        _ => true,
+    }
+}
+
 /// Tries to get a new binary before the one that is there goes on: with the pauses between them about a quarter of a minute,
 /// which a boot can wait. A machine with no binary tries for ever.
 const TRIES: u8 = 5;
@@ -370,6 +383,25 @@ mod tests {
         );
         assert!(text(&spec, Manager::Systemd, super::INSTALL).contains("\"https://a.example/c%%20d\""));
         assert_eq!(unit_files(&Spec::default(), Manager::Systemd).unwrap().len(), 4);
+    }
+
+    #[test]
+    fn all_units_are_known_by_name_in_the_order_in_which_they_start() {
+        let spec = Spec { binary: "image=corediscover:1".parse().unwrap(), ..Spec::default() };
+        let names: Vec<&str> =
+            unit_files(&spec, Manager::Systemd).unwrap().iter().map(|file| file.name).collect();
+        assert_eq!(names, super::ALL);
+    }
+
+    #[test]
+    fn the_units_readme_describes_and_enables_every_unit_that_is_written() {
+        let readme = include_str!("../../../units/README.md");
+        let files = unit_files(&Spec::default(), Manager::Systemd).unwrap();
+        let words: Vec<&str> = files.iter().map(|file| file.name.trim_end_matches(".service")).collect();
+        assert!(readme.contains(&format!("systemctl enable --now {}`", words.join(" "))), "{readme}");
+        for file in files {
+            assert!(readme.contains(&format!("\n| `{}` | ", file.name)), "{} is not in the table", file.name);
+        }
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! `corediscover doctor` on a cluster: each thing that it looks for is really broken, found, repaired with the command that
 //! it prints, and gone.
 
+mod again;
 mod breakages;
 mod clock;
 mod engine;

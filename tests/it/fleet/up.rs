@@ -148,6 +148,54 @@ fn members_keep_their_settings_and_new_machines_get_them() {
 }
 
 #[test]
+fn a_member_gets_the_units_for_what_came_to_it_later_and_keeps_those_that_it_has() {
+    let site = Site::new(2);
+    let (code, stdout, stderr) = site.up(2, &["--domain", "corp.example", "--dns-port", "8601"]);
+    assert_eq!(code, 0, "{stdout}{stderr}{}", site.machines[0].read("lib/agent.log"));
+    let lacks = ["no Docker: its containers are not registered; ", "systemd-resolved does not run: "];
+    for (address, lack) in ["10.77.0.1", "10.77.0.2"].iter().flat_map(|one| lacks.map(|lack| (one, lack))) {
+        let line = stderr.lines().find(|line| line.starts_with(&format!("{address}: {lack}")));
+        assert!(line.is_some_and(|line| line.ends_with(" and run this again")), "{stderr}");
+    }
+    let member = &site.machines[1];
+    let unit = |name: &str| member.read(&format!("system/corediscover-{name}.service"));
+    let agent = unit("agent");
+    let come = "mkdir -p /var/lib/state; echo active >/var/lib/state/systemd-resolved.service; \
+                python3 -c 'import socket; socket.socket(socket.AF_UNIX).bind(\"/run/docker.sock\")'";
+    site.ssh(1, &["sh", "-c", come]);
+    let log = member.read("lib/systemctl.log").len();
+    let (code, stdout, stderr) = site.up(2, &[]);
+    assert_eq!(code, 0, "{stdout}{stderr}");
+    assert!(stderr.contains("10.77.0.1: nothing to change\n"), "{stderr}");
+    assert!(stderr.contains("10.77.0.2: brought 3 units\n"), "{stderr}");
+    assert!(lacks.iter().all(|lack| !stderr.contains(&format!("10.77.0.2: {lack}"))), "{stderr}");
+    assert_eq!(unit("agent"), agent);
+    let line = "ExecStart=/opt/bin/corediscover resolved apply --domain corp.example --dns-port 8601\n";
+    assert!(unit("resolved").contains(line), "{}", unit("resolved"));
+    let log = member.read("lib/systemctl.log")[log..].to_owned();
+    let changes: Vec<&str> =
+        log.lines().filter(|line| !line.starts_with("is-active") && !line.starts_with("show")).collect();
+    let new =
+        "corediscover-registrator.service corediscover-containers.service corediscover-resolved.service";
+    assert_eq!(
+        changes,
+        ["daemon-reload", &format!("enable --quiet -- {new}"), &format!("--no-block start -- {new}")]
+    );
+    let (code, _, stderr) = site.up(2, &[]);
+    assert_eq!((code, stderr.matches(": nothing to change\n").count()), (0, 2), "{stderr}");
+    // What was changed by hand to something that is not understood is not guessed.
+    let path = "/etc/systemd/system/corediscover-";
+    site.ssh(1, &["sed", "-i", "s/-dns-port 8601/-dns-port ${PORT}/", &format!("{path}agent.service")]);
+    site.ssh(1, &["rm", &format!("{path}registrator.service")]);
+    let (code, _, stderr) = site.up(2, &[]);
+    assert_eq!(code, 0, "{stderr}");
+    let said = "10.77.0.2: corediscover-agent.service says `-dns-port ${PORT}`, which is not understood here: not written are \
+                corediscover-registrator.service; ";
+    assert!(stderr.contains(said) && stderr.contains("10.77.0.2: nothing to change\n"), "{stderr}");
+    assert_eq!(unit("registrator"), "");
+}
+
+#[test]
 fn a_client_whose_agent_is_down_is_started_with_what_it_has() {
     let site = Site::new(2);
     let (code, stdout, stderr) = site.up(2, &["--datacenter", "east"]);

@@ -74,6 +74,33 @@ fn the_committed_files_are_what_the_commands_print() {
     }
 }
 
+#[test]
+fn one_unit_is_written_alone_and_the_others_stay_as_they_are() {
+    let folder = tempfile::tempdir().unwrap();
+    let (agent, registrator) = ("corediscover-agent.service", "corediscover-registrator.service");
+    write_atomic(&folder.path().join(agent), b"mine\n", MODE_PUBLIC).unwrap();
+    let units = |only: &[&str]| {
+        let mut call = corediscover();
+        call.args(["units", "--binary", "path=/usr/bin/corediscover"])
+            .args(only)
+            .arg("--out")
+            .arg(folder.path());
+        call.output().unwrap()
+    };
+    let output = units(&["--only", registrator, "--only", "registrator"]);
+    let errors = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(2), "{errors}");
+    assert!(errors.contains("there is no unit `registrator`, and nothing was written"), "{errors}");
+    assert!(errors.contains(&format!("hint: the units are {agent}, {registrator}, ")), "{errors}");
+    assert_eq!(below(folder.path()).len(), 1);
+    let printed = succeeded(units(&["--only", registrator]));
+    assert_eq!(printed, format!("{}\n", folder.path().join(registrator).display()));
+    assert_eq!(below(folder.path()).len(), 2);
+    assert_eq!(fs::read_to_string(folder.path().join(agent)).unwrap(), "mine\n");
+    let unit = fs::read_to_string(folder.path().join(registrator)).unwrap();
+    assert!(unit.contains("ExecStart=/usr/bin/corediscover registrator "), "{unit}");
+}
+
 /// What a command makes, as one text: what it prints, or the files that it writes.
 fn output_of(command: &str, arguments: &[&str]) -> String {
     let folder = tempfile::tempdir().unwrap();

@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
+use super::settings::value;
 use crate::model::fleet::networks::Networks;
 use crate::model::names::ClusterId;
-use crate::model::provision::units::{AGENT, REGISTRATOR, RESOLVED};
+use crate::model::provision::units::{self, REGISTRATOR, RESOLVED};
 
 /// How a unit begins that `fleet up` wrote.
 pub const HEAD: &str = "Written by corediscover fleet up for this machine.";
@@ -26,8 +27,11 @@ systemctl is-active --quiet systemd-resolved.service && echo resolved
 systemctl is-active --quiet corediscover-agent.service && echo agent
 pid=$(systemctl show --property=MainPID --value corediscover-agent.service)
 [ "${pid:-0}" -gt 0 ] && ! [ "/proc/$pid/exe" -ef /opt/bin/corediscover ] && echo stale
-for unit in agent registrator resolved; do
-  [ -L "/etc/systemd/system/multi-user.target.wants/corediscover-$unit.service" ] && echo "enabled corediscover-$unit.service"
+for file in /etc/systemd/system/corediscover-*.service; do
+  if [ -e "$file" ] || [ -L "$file" ]; then echo "unit ${file##*/}"; fi
+done
+for link in /etc/systemd/system/multi-user.target.wants/corediscover-*.service; do
+  if [ -L "$link" ]; then echo "enabled ${link##*/}"; fi
 done
 exit 0"#;
 
@@ -50,6 +54,8 @@ pub struct Facts {
     pub networks: Networks,
     /// The text of the agent's unit.
     pub unit: Option<String>,
+    /// Those of our units that are there.
+    pub units: Vec<&'static str>,
     /// Those of our units that start at boot.
     pub enabled: Vec<&'static str>,
     /// The cluster that it belongs to, as the agent or its disk says.
@@ -91,8 +97,10 @@ impl Facts {
         self.resolved = has("resolved");
         self.runs = has("agent");
         self.stale = has("stale");
-        let is_enabled = |unit: &&str| has(&format!("enabled {unit}"));
-        self.enabled = [AGENT, REGISTRATOR, RESOLVED].into_iter().filter(is_enabled).collect();
+        let those =
+            |word: &str| units::ALL.into_iter().filter(|unit| has(&format!("{word} {unit}"))).collect();
+        self.units = those("unit");
+        self.enabled = those("enabled");
     }
 
     pub(super) fn is_ours(&self) -> bool {
@@ -100,10 +108,22 @@ impl Facts {
     }
 
     /// The address that its agent was told to tell the others.
-    pub(super) fn advertised(&self) -> Option<IpAddr> {
-        let mut words = self.unit.as_ref()?.split_whitespace();
-        words.find(|word| *word == "-advertise")?;
-        words.next()?.parse().ok()
+    pub fn advertised(&self) -> Option<IpAddr> {
+        value(self.unit.as_deref()?, "advertise")?.parse().ok()
+    }
+
+    /// What the machine does without, because what it is for is not there; a sentence each.
+    pub fn left_out(&self) -> Vec<String> {
+        let mut notes = Vec::new();
+        let mut lacks = |is_there: bool, unit: &str, text: &str| {
+            if !is_there && !self.units.contains(&unit) {
+                notes.push(format!("{}: {text} and run this again", self.name));
+            }
+        };
+        lacks(self.docker, REGISTRATOR, "no Docker: its containers are not registered; install it");
+        let resolved = "systemd-resolved does not run: its programs do not find names of the domain; install or start it";
+        lacks(self.resolved, RESOLVED, resolved);
+        notes
     }
 
     pub(super) fn is_server(&self) -> bool {

@@ -14,7 +14,7 @@ use std::net::IpAddr;
 
 pub use facts::{Facts, HEAD, SCRIPT};
 pub use refusal::Refusal;
-pub use settings::{Asked, Settings};
+pub use settings::{Asked, Settings, Shared};
 
 use super::networks::{Networks, common};
 use crate::model::names::ClusterId;

@@ -1,6 +1,9 @@
 //! The settings of a cluster: what the user asks for, and what its members were set up with, which stays as it is.
 
+use std::net::IpAddr;
+
 use super::{Facts, Refusal};
+use crate::model::doctor::command_line::words;
 use crate::model::names::Datacenter;
 use crate::model::provision::spec::{DnsPort, Domain, Servers};
 
@@ -43,10 +46,10 @@ impl Asked {
     pub(super) fn settle(&self, members: &[&Facts], anybody_is_new: bool) -> Result<Settings, Refusal> {
         let units: Vec<(&Facts, &str)> =
             members.iter().filter_map(|member| Some((*member, member.unit.as_deref()?))).collect();
-        let datacenters = said(&units, "-datacenter", None);
-        let domains = said(&units, "-domain", Some(Domain::default()));
-        let ports = said(&units, "-dns-port", Some(DnsPort::default()));
-        let servers: Vec<(&Facts, Servers)> = said(&units, "-bootstrap-expect", None);
+        let datacenters = said(&units, "datacenter", None);
+        let domains = said(&units, "domain", Some(Domain::default()));
+        let ports = said(&units, "dns-port", Some(DnsPort::default()));
+        let servers: Vec<(&Facts, Servers)> = said(&units, "bootstrap-expect", None);
         let refuse = |member: &Facts, flag, has: String, asked: String, how: String| {
             Err(Refusal::Settled { name: member.name.clone(), flag, has, asked, how })
         };
@@ -87,6 +90,58 @@ impl Asked {
     }
 }
 
+/// What the agent of a member was told that its other units have to know too.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Shared {
+    /// The domain that DNS serves.
+    pub domain: Domain,
+    /// The agent's DNS port.
+    pub dns_port: DnsPort,
+    /// Where HTTP and DNS listen; none: loopback.
+    pub client: Vec<IpAddr>,
+}
+
+impl Shared {
+    /// As the agent's unit says.
+    ///
+    /// # Errors
+    /// With the flag and its value, where that was changed by hand to something that is not understood.
+    pub fn of(unit: &str) -> Result<Self, String> {
+        let client = value(unit, "client").unwrap_or_default();
+        let addresses: Result<_, _> = client.split_whitespace().map(str::parse).collect();
+        Ok(Self {
+            domain: read(unit, "domain")?,
+            dns_port: read(unit, "dns-port")?,
+            client: addresses.map_err(|_| format!("-client {client}"))?,
+        })
+    }
+}
+
+fn read<T: std::str::FromStr + Default>(unit: &str, flag: &str) -> Result<T, String> {
+    let Some(text) = value(unit, flag) else { return Ok(T::default()) };
+    text.parse().map_err(|_| format!("-{flag} {text}"))
+}
+
+/// The value of a flag of the agent in a unit, in any way in which it can be written: with one dash or two, behind `=` or as
+/// a word of its own.
+pub(super) fn value(unit: &str, flag: &str) -> Option<String> {
+    let joined = unit.replace("\\\n", " ");
+    let mut words = joined.lines().flat_map(words);
+    loop {
+        let word = words.next()?;
+        let Some(rest) =
+            word.strip_prefix("--").or(word.strip_prefix('-')).and_then(|word| word.strip_prefix(flag))
+        else {
+            continue;
+        };
+        match rest.strip_prefix('=') {
+            Some(value) => return Some(value.to_owned()),
+            None if rest.is_empty() => return Some(words.next().unwrap_or_default()),
+            None => (),
+        }
+    }
+}
+
 /// What the units say behind `flag`; `unsaid` is what it means when they say nothing. One that is not understood was
 /// changed by hand, and says nothing here.
 fn said<'a, T: std::str::FromStr + Clone>(
@@ -94,12 +149,9 @@ fn said<'a, T: std::str::FromStr + Clone>(
     flag: &str,
     unsaid: Option<T>,
 ) -> Vec<(&'a Facts, T)> {
-    let of = |unit: &str| {
-        let mut words = unit.split_whitespace();
-        match words.find(|word| *word == flag) {
-            Some(_) => words.next()?.parse().ok(),
-            None => unsaid.clone(),
-        }
+    let of = |unit: &str| match value(unit, flag) {
+        Some(text) => text.parse().ok(),
+        None => unsaid.clone(),
     };
     units.iter().filter_map(|(member, unit)| Some((*member, of(unit)?))).collect()
 }

@@ -1,6 +1,6 @@
 //! What becomes of machines, in tables.
 
-use super::{Asked, Facts, HEAD, Plan, Role, outsiders, plan};
+use super::{Asked, Facts, HEAD, Plan, Role, Shared, outsiders, plan};
 use crate::model::names::ClusterId;
 
 fn blank(number: u8) -> Facts {
@@ -260,10 +260,13 @@ fn an_answer_tells_what_is_on_a_machine() {
     let mut facts = blank(1);
     facts.read(&format!(
         "file unit\n# {HEAD}\nfile birth\n{{\"cluster\":\"{cluster}\"}}\n\nfile members\n\nfile parts\ndocker\nagent\nstale\n\
+         unit corediscover-agent.service\nunit corediscover-containers.service\nunit corediscover-resolved.service\n\
          enabled corediscover-agent.service\nenabled corediscover-resolved.service\nfile peers\n\
          {{\n  \"data\": [\n    \"10.0.0.2:8301\",\n    \"[fd00::1]:8301\"\n  ],\n  \"format\": 1\n}}\n"
     ));
     assert_eq!(facts.remembers, [std::net::IpAddr::from([10, 0, 0, 2]), "fd00::1".parse().unwrap()]);
+    let containers = "corediscover-containers.service";
+    assert_eq!(facts.units, ["corediscover-agent.service", containers, "corediscover-resolved.service"]);
     assert_eq!(facts.enabled, ["corediscover-agent.service", "corediscover-resolved.service"]);
     assert!(facts.is_ours() && facts.docker && !facts.resolved && facts.runs && facts.stale);
     assert_eq!(facts.cluster, Some(cluster.clone()));
@@ -275,4 +278,43 @@ fn an_answer_tells_what_is_on_a_machine() {
     let mut facts = blank(1);
     facts.read(&format!("file birth\n{{\"born\":true,\"accepted\":{{\"cluster_id\":\"{cluster}\"}}}}\n"));
     assert_eq!(facts.cluster, Some(cluster));
+}
+
+#[test]
+fn a_flag_of_a_members_unit_is_read_however_it_is_spelled() {
+    for spelling in
+        ["-advertise 10.0.0.7", "--advertise 10.0.0.7", "-advertise=10.0.0.7", "--advertise=\"10.0.0.7\""]
+    {
+        let unit = format!(
+            "# It's ours\n[Service]\nExecStart=/x agent \\\n  -advertise-wan 1.1.1.1 \\\n  {spelling} -x\n"
+        );
+        let facts = Facts { unit: Some(unit), ..blank(1) };
+        assert_eq!(facts.advertised(), Some([10, 0, 0, 7].into()), "{spelling}");
+    }
+    let shared =
+        |flags: &str| Shared::of(&format!("[Service]\nExecStart=/x agent \\\n  -join 10.0.0.1 {flags}\n"));
+    assert_eq!(shared(""), Ok(Shared::default()));
+    assert_eq!(
+        shared("--domain corp.example -dns-port=53 -client \"127.0.0.1 fd00::7\""),
+        Ok(Shared {
+            domain: "corp.example".parse().unwrap(),
+            dns_port: "53".parse().unwrap(),
+            client: vec!["127.0.0.1".parse().unwrap(), "fd00::7".parse().unwrap()],
+        })
+    );
+    for strange in ["-domain ${DOMAIN}", "-dns-port -1", "-client {{ GetPrivateIP }}"] {
+        let quoted = strange.replacen(' ', " '", 1) + "'";
+        assert_eq!(shared(&quoted), Err(strange.to_owned()));
+    }
+}
+
+#[test]
+fn what_a_machine_does_without_is_told_unless_its_unit_is_there() {
+    let docker = "host-1: no Docker: its containers are not registered; install it and run this again";
+    let resolved = "host-1: systemd-resolved does not run: its programs do not find names of the domain; install or start it \
+                    and run this again";
+    assert_eq!(blank(1).left_out(), [docker, resolved]);
+    assert_eq!(Facts { docker: true, ..blank(1) }.left_out(), [resolved]);
+    let there = vec!["corediscover-registrator.service", "corediscover-resolved.service"];
+    assert!(Facts { units: there, ..blank(1) }.left_out().is_empty());
 }
