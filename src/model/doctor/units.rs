@@ -14,7 +14,7 @@ const RESTARTS_MAX: u32 = 3;
 const RUNS_SECONDS: u64 = 60;
 /// Properties that systemd is asked for.
 pub const PROPERTIES: &str = "Id,LoadState,ActiveState,SubState,UnitFileState,Result,NRestarts,NeedDaemonReload,\
-     ConditionResult,ConditionTimestampMonotonic,Job,ActiveEnterTimestampMonotonic,FragmentPath";
+     ConditionResult,ConditionTimestampMonotonic,Job,ActiveEnterTimestampMonotonic,FragmentPath,UpheldBy";
 
 /// A unit, as systemd has it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -181,7 +181,8 @@ fn judge_one(unit: &Unit, uptime_seconds: u64) -> Option<Finding> {
             fix,
         ));
     }
-    (enabled == "disabled").then(|| {
+    // An extension of the system enables nothing: the target of its boot upholds its units.
+    (enabled == "disabled" && unit.get("UpheldBy").is_empty()).then(|| {
         let cause = "it was started by hand, and will not start at the next boot";
         Finding::warning(format!("{name} is not enabled"), cause, format!("systemctl enable {name}"))
     })
@@ -248,6 +249,11 @@ mod tests {
             (Level::Error, "systemctl start corediscover-agent.service")
         );
         assert!(judge(&facts(units(&format!("{idle}0\nJob=217")))).is_fine(), "it is about to start");
+    }
+
+    #[test]
+    fn a_unit_that_a_target_upholds_need_not_be_enabled() {
+        assert!(judge(&facts(units("UnitFileState=disabled\nUpheldBy=multi-user.target"))).is_fine());
     }
 
     #[test]
