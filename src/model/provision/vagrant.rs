@@ -14,6 +14,7 @@ use super::format::OutputFile;
 use super::render::{RenderError, render};
 use super::spec::{SERVERS_DEFAULT, Spec, SpecError};
 use super::units::{INSTALL, Manager, unit_files};
+use crate::model::resolved::{KEEP_SERVERS, PACKAGES};
 
 /// The first machine's address; `VirtualBox`'s network of this name begins here, and so did the clusters that we replace.
 const FIRST_ADDRESS: Ipv4Addr = Ipv4Addr::new(172, 28, 128, 3);
@@ -61,6 +62,8 @@ struct Values {
     /// Where the binary must be, when it has to be brought.
     brought: Option<Brought>,
     units: Vec<&'static str>,
+    keep_servers: &'static str,
+    resolver_packages: &'static str,
 }
 
 #[derive(Serialize)]
@@ -108,6 +111,8 @@ pub fn vagrant(spec: &Spec, machines: Machines) -> Result<Vec<OutputFile>, Rende
                 .collect(),
             brought,
             units: units.iter().map(|unit| unit.name).filter(|name| *name != INSTALL).collect(),
+            keep_servers: KEEP_SERVERS,
+            resolver_packages: PACKAGES,
         },
     )?;
     let mut files = vec![OutputFile::new("Vagrantfile", text)];
