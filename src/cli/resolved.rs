@@ -195,7 +195,7 @@ fn tell(changes: &[String], notes: &[String], output: &mut Output) -> anyhow::Re
 fn advice(found: &Status) -> Option<&'static str> {
     match (&found.agent, found.mode) {
         _ if found.works() => None,
-        (Lookup::Failed(_), _) => Some(
+        (Lookup::Failed(_) | Lookup::Silent(_), _) => Some(
             "the agent does not answer: `systemctl status corediscover-agent`, or give --address and --dns-port",
         ),
         (_, None) => Some("`corediscover resolved apply` makes the resolver ask the agent"),
@@ -212,7 +212,7 @@ fn lookup(found: &Lookup) -> String {
     match found {
         Lookup::Found => "found".to_owned(),
         Lookup::Unknown => "no such name".to_owned(),
-        Lookup::Failed(reason) => reason.clone(),
+        Lookup::Failed(reason) | Lookup::Silent(reason) => reason.clone(),
     }
 }
 

@@ -58,7 +58,7 @@ pub(super) struct SpecArgs {
     /// What machines are called: `hostname`, or `machine-id` where all host names are alike [default: hostname].
     #[arg(long, value_name = "SOURCE")]
     node: Option<NodeSource>,
-    /// The agent's DNS port; 53 where systemd is older than 246, as on the last CoreOS [default: 8600].
+    /// The agent's DNS port; 53 where systemd is older than 246 [default: 53 for cloud-config, 8600 for all others].
     #[arg(long, value_name = "PORT")]
     dns_port: Option<DnsPort>,
     /// Where HTTP and DNS listen, for example 127.0.0.1,172.17.0.1 so that containers can ask. Without it: loopback.

@@ -23,6 +23,20 @@ pub fn addresses() -> anyhow::Result<Vec<(String, IpAddr)>> {
     Ok(addresses)
 }
 
+/// The first IPv4 address of an interface that is up, and the length of its network's prefix.
+///
+/// # Errors
+/// As the operating system says.
+pub fn network(interface: &str) -> anyhow::Result<Option<(Ipv4Addr, u32)>> {
+    let found = nix::ifaddrs::getifaddrs().context("cannot list the network interfaces")?;
+    let mut own = found.filter(|found| found.interface_name == interface);
+    Ok(own.find_map(|found| {
+        let address = found.address?.as_sockaddr_in()?.ip();
+        let mask = found.netmask?.as_sockaddr_in()?.ip();
+        Some((address, mask.to_bits().leading_ones()))
+    }))
+}
+
 /// The default gateway of IPv4, from the kernel's routing table; inside a container this is the host's bridge.
 ///
 /// # Errors
@@ -44,7 +58,7 @@ fn parse_default_gateway(table: &str) -> Option<Ipv4Addr> {
 
 #[cfg(test)]
 mod tests {
-    use super::{addresses, parse_default_gateway};
+    use super::{addresses, network, parse_default_gateway};
 
     #[test]
     fn the_default_gateway_is_read_from_the_kernels_table() {
@@ -57,5 +71,8 @@ mod tests {
     #[test]
     fn the_loopback_address_is_among_the_addresses() {
         assert!(addresses().unwrap().iter().any(|(_, ip)| ip.is_loopback()));
+        let (address, prefix) = network("lo").unwrap().unwrap();
+        assert!(address.is_loopback() && prefix == 8, "{address}/{prefix}");
+        assert_eq!(network("no such interface").unwrap(), None);
     }
 }

@@ -18,7 +18,7 @@ use crate::model::resolved::{LINK_ADDRESS, bridge as chosen};
 /// Docker's unit.
 const DOCKER: &str = "docker.service";
 /// Docker's bridge.
-const BRIDGE: &str = "docker0";
+pub(super) const BRIDGE: &str = "docker0";
 /// What to do about a file that dockerd would not read.
 const FILE_ADVICE: &str =
     "dockerd would not start with it either: correct it, `dockerd --validate` tells more";

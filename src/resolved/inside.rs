@@ -1,15 +1,12 @@
 //! A question from inside a container that runs: by a thread that enters its network, and nothing else of it.
 
-use std::fs::File;
 use std::net::IpAddr;
-use std::os::fd::AsFd as _;
 use std::path::PathBuf;
 
 use anyhow::{Context as _, bail};
-use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
+use super::network::Network;
 use super::state::{Lookup, ask};
-use crate::hint::WithHint as _;
 use crate::model::resolved::STANDARD_PORT;
 
 /// Asks, as the container with this process does, the first server in its `resolv.conf`; gives that and its answer.
@@ -21,18 +18,9 @@ pub fn ask_inside(pid: u32, name: &str) -> anyhow::Result<(IpAddr, Lookup)> {
     let path = process.join("root/etc/resolv.conf");
     let text = std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
     let Some(server) = first_server(&text) else { bail!("{} names no server", path.display()) };
-    let network = process.join("ns/net");
-    let network = File::open(&network).with_context(|| format!("cannot open {}", network.display()))?;
     let name = name.to_owned();
-    // The network is the thread's alone, and goes with it.
-    let asking = std::thread::Builder::new().name("inside".to_owned()).spawn(move || {
-        move_into_link_name_space(network.as_fd(), Some(LinkNameSpaceType::Network))
-            .context("cannot enter the container's network")
-            .hint("run this as root")?;
-        anyhow::Ok(ask((server, STANDARD_PORT).into(), &name))
-    })?;
-    let answer =
-        asking.join().map_err(|_| anyhow::anyhow!("the question in the container's network broke"))??;
+    let network = Network::open(&process.join("ns/net"))?;
+    let answer = network.within(move || Ok(ask((server, STANDARD_PORT).into(), &name)))?;
     Ok((server, answer))
 }
 

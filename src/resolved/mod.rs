@@ -5,8 +5,10 @@
 
 mod changes;
 mod docker;
+mod firewall;
 mod inside;
 mod link;
+mod network;
 mod probe;
 mod state;
 mod system;
@@ -101,6 +103,7 @@ pub fn apply(wanted: &Wanted) -> anyhow::Result<Done> {
     }
     if let Some(containers) = wanted.containers {
         must_answer_containers()?;
+        firewall::must_let_containers_ask()?;
         docker::add(containers.restart, &mut changes)?;
     }
     let (changes, notes) = changes.into_parts();
@@ -211,7 +214,8 @@ fn prepare_containers(wanted: Containers, changes: &mut Changes) -> anyhow::Resu
     Ok(containers(&addresses))
 }
 
-/// Docker is told the address only when somebody answers there: otherwise containers would resolve nothing at all.
+/// Docker is told the address only when somebody answers there: otherwise containers would resolve nothing at all. Whether
+/// the answer gets to them is [`firewall`]'s to say.
 fn must_answer_containers() -> anyhow::Result<()> {
     probe::ask((LINK_ADDRESS, 53).into(), "localhost")
         .with_context(|| format!("the resolver does not answer at {LINK_ADDRESS}:53, on {LINK}"))

@@ -17,8 +17,10 @@ pub enum Lookup {
     Found,
     /// The answer is that there is none.
     Unknown,
-    /// No answer, and why.
+    /// An answer that is none, or no way to ask, and why.
     Failed(String),
+    /// No answer, and why.
+    Silent(String),
 }
 
 /// How things are.
@@ -117,7 +119,7 @@ pub(super) fn ask(server: SocketAddr, name: &str) -> Lookup {
         // No error, or no such name.
         Ok(answer) if answer.rcode == 0 || answer.rcode == 3 => Lookup::Unknown,
         Ok(answer) => Lookup::Failed(format!("{server} answers with code {}", answer.rcode)),
-        Err(error) => Lookup::Failed(causes(&error)),
+        Err(error) => Lookup::Silent(causes(&error)),
     }
 }
 

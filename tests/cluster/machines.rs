@@ -113,8 +113,6 @@ impl Machine {
         let machine = Self { name, address, container };
         let root = tempfile::tempdir().unwrap();
         put(root.path(), "etc/docker/daemon.json", &format!("{}\n", daemon_json()));
-        let addresses = format!("COREOS_PUBLIC_IPV4={0}\nCOREOS_PRIVATE_IPV4={0}\n", machine.address);
-        put(root.path(), "etc/environment", &addresses);
         machine.bring(root.path());
         machine
     }

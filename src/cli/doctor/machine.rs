@@ -80,6 +80,31 @@ fn docker_is_installed() -> bool {
         || ENGINE_PROGRAMS.iter().any(|program| Path::new(program).exists())
 }
 
+/// The last error in a unit's journal since its last start, with its advice. `None` without one, or without a journal.
+pub(super) async fn said_since_its_start(unit: &str) -> Option<String> {
+    let show = ["show", "--property=InvocationID", "--value", unit];
+    let start = program::run("systemctl", &show, SYSTEMD_WAIT).await.ok()?;
+    let start = format!("_SYSTEMD_INVOCATION_ID={}", start.trim());
+    let arguments = ["--no-pager", "-q", "-o", "cat", "-n", JOURNAL_LINES, &start];
+    let journal = program::run("journalctl", &arguments, SYSTEMD_WAIT).await.ok()?;
+    last_error(&journal)
+}
+
+/// The last error of a journal, with its causes and its advice in one line.
+fn last_error(journal: &str) -> Option<String> {
+    let lines: Vec<&str> = journal.lines().collect();
+    let at = lines.iter().rposition(|line| line.starts_with("error: "))?;
+    let more = lines[at + 1..].iter().map(|line| line.trim_start());
+    let more = more.take_while(|line| line.starts_with("-> ") || line.starts_with("hint: "));
+    Some(
+        std::iter::once(lines[at])
+            .chain(more)
+            .map(|line| line.trim_start_matches("-> "))
+            .collect::<Vec<_>>()
+            .join("; "),
+    )
+}
+
 /// All sockets that wait for others.
 pub(super) async fn listeners() -> Result<Vec<Listener>, String> {
     let looked = program::within("look who listens", LOOK_WAIT, sockets::listeners).await;
@@ -226,4 +251,18 @@ pub(super) async fn files(settings: &Settings) -> Result<Modes, String> {
         Ok(modes)
     });
     looked.await.map_err(|error| causes(&error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::last_error;
+
+    #[test]
+    fn the_last_error_of_a_journal_is_told_with_its_causes_and_its_advice() {
+        let journal =
+            "error: an old one\nhint: old\nwrote a file\nerror: no\n -> because\nhint: do it\nmore\n";
+        assert_eq!(last_error(journal).unwrap(), "error: no; because; hint: do it");
+        assert_eq!(last_error("error: alone").unwrap(), "error: alone");
+        assert_eq!(last_error("wrote a file\n"), None);
+    }
 }

@@ -1,13 +1,16 @@
 //! Whether names of the domain are found: by the resolver, by programs, and inside a container.
 
+use std::path::Path;
 use std::time::Duration;
 
+use super::machine;
 use super::settings::Settings;
 use crate::hint::causes;
-use crate::host::program;
+use crate::host::{program, unit_files};
 use crate::model::doctor::docker::{Engine, Facts as Docker};
 use crate::model::doctor::resolver::{Answer, Facts, Inside};
 use crate::model::provision::units::RESOLVED;
+use crate::model::resolved::docker::TOLD;
 use crate::model::resolved::{Mode, Target};
 use crate::registrator::a_container;
 use crate::resolved::{Lookup, Status, ask_inside, status};
@@ -16,6 +19,11 @@ use crate::resolved::{Lookup, Status, ask_inside, status};
 const ANSWER_WAIT: Duration = Duration::from_secs(30);
 /// How long Docker may take to name a container.
 const DOCKER_WAIT: Duration = Duration::from_secs(10);
+/// The resolver's own unit.
+const RESOLVER: &str = "systemd-resolved.service";
+/// Where ufw notes whether it is on, and how.
+const UFW: &str = "/etc/ufw/ufw.conf";
+const UFW_IS_ON: &str = "ENABLED=yes";
 /// What `getent` says when there is no such name.
 const NO_SUCH_NAME: &str = "failed:";
 
@@ -73,13 +81,24 @@ pub(super) async fn inside(
     Ok(Inside { container, server, answer: answer_of(&answer) })
 }
 
+/// What the unit that is to serve containers could not do, if that may matter.
+pub(super) async fn said(settings: &Settings, resolver: &Result<Resolver, String>) -> Option<String> {
+    let is_served = |found: &Resolver| !found.status.containers.is_empty() && found.status.docker;
+    if !settings.serves_containers() || resolver.as_ref().is_ok_and(is_served) {
+        return None;
+    }
+    machine::said_since_its_start(RESOLVED).await
+}
+
 impl Resolver {
     /// For the judgement.
     pub(super) fn facts(
         &self,
         settings: &Settings,
+        docker: &Result<Docker, String>,
         library: Result<Answer, String>,
         inside: Result<Inside, String>,
+        said: Option<String>,
     ) -> Facts {
         Facts {
             name: self.status.name.clone(),
@@ -91,6 +110,12 @@ impl Resolver {
             for_containers: self.status.container.as_ref().map(answer_of),
             inside,
             unit: settings.has_unit(RESOLVED),
+            installed: unit_files::find(RESOLVER).is_some(),
+            wanted: settings.serves_containers() && docker.as_ref().is_ok_and(|docker| docker.installed),
+            // Until its next start dockerd may give them an address that its file has no more.
+            told: self.status.docker || Path::new(TOLD).exists(),
+            said,
+            ufw: std::fs::read_to_string(UFW).is_ok_and(|text| text.lines().any(|line| line == UFW_IS_ON)),
             apply: format!("{} resolved apply{}", settings.program, settings.resolved_flags()),
         }
     }
@@ -101,5 +126,6 @@ fn answer_of(lookup: &Lookup) -> Answer {
         Lookup::Found => Answer::Found,
         Lookup::Unknown => Answer::Unknown,
         Lookup::Failed(reason) => Answer::Failed(reason.clone()),
+        Lookup::Silent(reason) => Answer::Silent(reason.clone()),
     }
 }

@@ -126,6 +126,15 @@ impl Settings {
         self.unit(name).map(|unit| unit.path.as_path())
     }
 
+    /// Whether our unit is to make the resolver answer containers.
+    pub(super) fn serves_containers(&self) -> bool {
+        let commands = self.unit(RESOLVED).map(|unit| command_line::commands(&unit.texts()));
+        let mut commands = commands.unwrap_or_default().into_iter();
+        commands.any(|command| {
+            command.option == "ExecStart" && command.words.iter().any(|word| word == "--docker")
+        })
+    }
+
     /// What the agent is started with says where everything is; without its unit, that of the resolver says something.
     pub(super) fn read_units(&mut self) {
         let Some(unit) = self.unit(AGENT).cloned() else {
@@ -411,6 +420,18 @@ pub(super) mod tests {
         let dns: Vec<_> = needed.iter().filter(|need| need.what == "DNS").collect();
         assert!(dns.len() == 4 && dns.iter().all(|need| need.port == 53), "{dns:?}");
         assert!(needed.iter().any(|need| need.port == 8301 && need.protocol == Protocol::Udp));
+    }
+
+    #[test]
+    fn containers_are_served_where_the_unit_says_so_and_the_agent_does_not_do_it_itself() {
+        assert!(of(&Spec::default()).serves_containers());
+        let itself = Spec {
+            dns_port: "53".parse().unwrap(),
+            client: vec!["127.0.0.1".parse().unwrap(), "172.17.0.1".parse().unwrap()],
+            ..Spec::default()
+        };
+        assert!(!of(&itself).serves_containers());
+        assert!(!Settings::usual(Vec::new()).serves_containers());
     }
 
     #[test]

@@ -3,6 +3,8 @@
 use std::net::IpAddr;
 
 use super::{Check, Finding};
+use crate::model::resolved::docker::DAEMON_FILE;
+use crate::model::resolved::{ALLOW, KEEP_SERVERS, LINK_ADDRESS, PACKAGES};
 
 /// The check's name.
 pub const NAME: &str = "resolved";
@@ -18,8 +20,10 @@ pub enum Answer {
     Found,
     /// The answer is that there is none.
     Unknown,
-    /// No answer, and why.
+    /// An answer that is none, or no way to ask, and why.
     Failed(String),
+    /// No answer, and why.
+    Silent(String),
 }
 
 /// What a container gets.
@@ -52,6 +56,16 @@ pub struct Facts {
     pub for_containers: Option<Answer>,
     /// What a running container gets, or why that is not known.
     pub inside: Result<Inside, String>,
+    /// systemd-resolved is installed.
+    pub installed: bool,
+    /// The unit is to make the resolver answer containers, and Docker is there.
+    pub wanted: bool,
+    /// Docker gives containers the resolver's address.
+    pub told: bool,
+    /// What the unit could not do at its last start.
+    pub said: Option<String>,
+    /// The firewall is ufw's.
+    pub ufw: bool,
     /// The unit that tells the resolver is installed.
     pub unit: bool,
     /// The command that tells the resolver without the unit.
@@ -65,9 +79,17 @@ pub fn judge(facts: &Facts) -> Check {
     let name = &facts.name;
     if !facts.runs {
         findings.push(Finding::error(
-            "systemd-resolved does not run",
+            if facts.installed {
+                "systemd-resolved does not run"
+            } else {
+                "systemd-resolved is not installed"
+            },
             "programs of this machine cannot find names of the domain without it",
-            "systemctl enable --now systemd-resolved.service && ln -sf /run/systemd/resolve/stub-resolv.conf /etc/resolv.conf",
+            if facts.installed {
+                format!("systemctl enable --now systemd-resolved.service && ln -sf {STUB} /etc/resolv.conf")
+            } else {
+                format!("{KEEP_SERVERS} && apt-get update && apt-get install -y {PACKAGES} && {apply}")
+            },
         ));
     } else if !facts.applied {
         findings.push(Finding::error(
@@ -111,37 +133,77 @@ fn containers(facts: &Facts, apply: &str, mut check: Check) -> Check {
         return check.but_not("containers: the machine itself does not find names");
     }
     let name = &facts.name;
+    let serve = if facts.unit { apply.to_owned() } else { format!("{apply} --docker") };
     if let Some(said) = facts.for_containers.as_ref().and_then(told) {
         check.findings.push(Finding::error(
             format!("containers do not find {name}: {said}"),
             "systemd-resolved does not answer at the address that containers ask",
-            if facts.unit { apply.to_owned() } else { format!("{apply} --docker") },
+            serve,
+        ));
+        return check;
+    }
+    if facts.for_containers.is_none() && facts.wanted {
+        check.findings.push(Finding::error(
+            format!("containers do not find {name}: systemd-resolved answers none"),
+            said_or(facts, "the unit did not get so far: Docker was not there yet, or it was stopped"),
+            after_said(facts, serve),
+        ));
+        return check;
+    }
+    if facts.for_containers.is_some() && !facts.told {
+        check.findings.push(Finding::error(
+            format!("containers that Docker starts do not find {name}: it does not tell them to ask {LINK_ADDRESS}"),
+            said_or(facts, &format!("`dns` of {DAEMON_FILE} does not name it first: somebody wrote that file again")),
+            after_said(facts, format!("{serve} && systemctl restart docker.service")),
         ));
         return check;
     }
     match &facts.inside {
         Err(why) => check.but_not(format!("from inside a container: {why}")),
         Ok(inside) => {
-            if let Some(said) = told(&inside.answer) {
-                check.findings.push(Finding::error(
-                    format!("the container {} does not find {name}: {said}", inside.container),
-                    format!(
-                        "it asks {}; it was started before Docker was told about our resolver, or Docker was not restarted since",
-                        inside.server
-                    ),
-                    format!("systemctl restart docker.service && docker restart {}", inside.container),
-                ));
-            }
+            check.findings.extend(judge_inside(facts, inside));
             check
         }
     }
+}
+
+/// What the unit told, where that is known.
+fn said_or(facts: &Facts, usually: &str) -> String {
+    facts.said.as_ref().map_or_else(|| usually.to_owned(), |said| format!("the unit says `{said}`"))
+}
+
+/// The unit will say the same again, unless that is seen to first.
+fn after_said(facts: &Facts, fix: String) -> String {
+    if facts.said.is_some() { format!("{fix} # after what the cause tells to do") } else { fix }
+}
+
+fn judge_inside(facts: &Facts, inside: &Inside) -> Option<Finding> {
+    let said = told(&inside.answer)?;
+    let (name, container) = (&facts.name, &inside.container);
+    let symptom = format!("the container {container} does not find {name}: {said}");
+    // The machine itself is answered at this address, or we would not have come here.
+    if inside.server == LINK_ADDRESS && matches!(inside.answer, Answer::Silent(_)) {
+        return Some(Finding::error(
+            symptom,
+            "a firewall of this machine does not let through what containers ask: the resolver answers the machine itself",
+            ALLOW[usize::from(!facts.ufw)],
+        ));
+    }
+    let server = inside.server;
+    Some(Finding::error(
+        symptom,
+        format!(
+            "it asks {server}; it was started before Docker was told about our resolver, or Docker was not restarted since"
+        ),
+        format!("systemctl restart docker.service && docker restart {container}"),
+    ))
 }
 
 fn told(answer: &Answer) -> Option<String> {
     match answer {
         Answer::Found => None,
         Answer::Unknown => Some("no such name".to_owned()),
-        Answer::Failed(reason) => Some(reason.clone()),
+        Answer::Failed(reason) | Answer::Silent(reason) => Some(reason.clone()),
     }
 }
 
@@ -164,6 +226,11 @@ mod tests {
             library: Ok(Answer::Found),
             for_containers: Some(Answer::Found),
             inside: Ok(inside),
+            installed: true,
+            wanted: true,
+            told: true,
+            said: None,
+            ufw: false,
             unit: true,
             apply: "/opt/bin/corediscover resolved apply --dns-port 53".to_owned(),
         }
@@ -222,6 +289,63 @@ mod tests {
         assert_eq!(found.findings[0].fix, "systemctl restart docker.service && docker restart cache");
         let found = judge(&Facts { inside: Err("no container runs".to_owned()), ..facts() });
         assert_eq!(found.not_checked, ["from inside a container: no container runs"]);
+    }
+
+    #[test]
+    fn a_machine_without_the_resolver_is_given_it() {
+        let found = judge(&Facts { runs: false, installed: false, resolver: failed(), ..facts() });
+        let [finding] = &found.findings[..] else { panic!("{found:?}") };
+        assert_eq!(finding.symptom, "systemd-resolved is not installed");
+        for part in [
+            "/etc/systemd/resolved.conf.d",
+            "apt-get install -y systemd-resolved libnss-resolve && systemctl restart corediscover-resolved.service",
+        ] {
+            assert!(finding.fix.contains(part), "{}", finding.fix);
+        }
+    }
+
+    #[test]
+    fn containers_that_nobody_answers_are_found_where_they_are_to_be_served() {
+        let unserved = Facts { for_containers: None, inside: Err("not told".to_owned()), ..facts() };
+        let found = judge(&unserved);
+        let [finding] = &found.findings[..] else { panic!("{found:?}") };
+        assert!(finding.symptom.starts_with("containers do not find"), "{finding:?}");
+        assert_eq!(finding.fix, "systemctl restart corediscover-resolved.service");
+        let said = "error: dockerd runs with --dns; hint: take --dns out";
+        let found = judge(&Facts { said: Some(said.to_owned()), ..unserved.clone() });
+        assert!(
+            found.findings[0].cause.contains(said) && found.findings[0].fix.contains(" # after"),
+            "{found:?}"
+        );
+        // Nobody asked for it, or there is nobody to serve.
+        assert_eq!(judge(&Facts { wanted: false, ..unserved }).findings, []);
+    }
+
+    #[test]
+    fn a_docker_that_no_longer_names_the_resolver_is_found_although_an_old_container_is_answered() {
+        let found = judge(&Facts { told: false, ..facts() });
+        let [finding] = &found.findings[..] else { panic!("{found:?}") };
+        assert!(finding.cause.contains("/etc/docker/daemon.json"), "{finding:?}");
+        assert_eq!(
+            finding.fix,
+            "systemctl restart corediscover-resolved.service && systemctl restart docker.service"
+        );
+    }
+
+    #[test]
+    fn a_container_that_our_resolver_does_not_answer_is_behind_a_firewall() {
+        let Ok(inside) = facts().inside else { panic!() };
+        let silent = Answer::Silent("no answer from 169.254.53.1:53".to_owned());
+        let behind = Facts { inside: Ok(Inside { answer: silent.clone(), ..inside.clone() }), ..facts() };
+        for (ufw, fix) in [(true, "ufw allow in on docker0 "), (false, "iptables -I INPUT -i docker0 ")] {
+            let found = judge(&Facts { ufw, ..behind.clone() });
+            let [finding] = &found.findings[..] else { panic!("{found:?}") };
+            assert!(finding.cause.contains("firewall") && finding.fix.starts_with(fix), "{finding:?}");
+        }
+        // One that asks somebody else is no matter of our firewall.
+        let server = "10.0.0.2".parse().unwrap();
+        let found = judge(&Facts { inside: Ok(Inside { server, answer: silent, ..inside }), ..facts() });
+        assert!(found.findings[0].fix.starts_with("systemctl restart docker.service"), "{found:?}");
     }
 
     #[test]

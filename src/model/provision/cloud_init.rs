@@ -7,7 +7,8 @@ use serde::Serialize;
 use super::binary::Binary;
 use super::render::{RenderError, indented, render};
 use super::spec::Spec;
-use super::units::{INSTALL, Manager, UnitFile, unit_files};
+use super::units::{INSTALL, Manager, RESOLVED, UnitFile, unit_files};
+use crate::model::resolved::{KEEP_SERVERS, PACKAGES as PACKAGES_RESOLVER};
 
 /// The unit that installs what is missing; it is only written here, where apt is.
 const PACKAGES: &str = "corediscover-packages.service";
@@ -29,25 +30,44 @@ struct FileValues {
     content: String,
 }
 
+/// A program that has to be there.
+#[derive(Serialize)]
+struct Need {
+    program: &'static str,
+    /// Debian packages with it, and what it does not work without. Only what is missing is asked for: older systems have no
+    /// package of some of these, but the program in another.
+    packages: &'static str,
+    /// What is done before they are installed.
+    before: Option<&'static str>,
+}
+
 #[derive(Serialize)]
 struct PackagesValues {
-    /// Programs that are looked for.
-    programs: &'static [&'static str],
-    /// Debian packages with them.
-    packages: &'static [&'static str],
+    needs: Vec<Need>,
+    /// Units that would find too little if they started before.
+    awaited_by: &'static str,
     pause_max: u8,
     ending: &'static str,
 }
 
 /// `corediscover-packages.service`.
 fn packages_unit(spec: &Spec) -> Result<UnitFile, RenderError> {
-    let (programs, packages): (&[&str], &[&str]) = match spec.binary {
-        Binary::Download { .. } => (&["dockerd", "curl"], &["docker.io", "curl", "ca-certificates"]),
-        Binary::Path(_) | Binary::Image(_) => (&["dockerd"], &["docker.io"]),
+    let need = |program, packages| Need { program, packages, before: None };
+    let mut needs = match spec.binary {
+        Binary::Download { .. } => {
+            vec![need("dockerd", "docker.io ca-certificates"), need("curl", "curl ca-certificates")]
+        }
+        Binary::Path(_) | Binary::Image(_) => vec![need("dockerd", "docker.io")],
     };
-    let ending = Manager::Systemd.ending();
-    let text = render("packages", &PackagesValues { programs, packages, pause_max: PAUSE_MAX, ending })?;
-    Ok(UnitFile { name: PACKAGES, text })
+    // All packages are fetched before the first one is installed: this one ends the resolver that fetches them.
+    needs.push(Need { before: Some(KEEP_SERVERS), ..need("resolvectl", PACKAGES_RESOLVER) });
+    let values = PackagesValues {
+        needs,
+        awaited_by: RESOLVED,
+        pause_max: PAUSE_MAX,
+        ending: Manager::Systemd.ending(),
+    };
+    Ok(UnitFile { name: PACKAGES, text: render("packages", &values)? })
 }
 
 /// The user-data of `spec`.
@@ -90,6 +110,17 @@ mod tests {
         assert_eq!(start[..3], ["systemctl", "--no-block", "start"], "{text}");
         assert!(start.contains(&"corediscover-agent.service".into()), "{text}");
         assert!(!text.contains("curl"), "nothing is fetched: {text}");
+    }
+
+    #[test]
+    fn a_machine_without_a_resolver_is_given_one_before_it_is_told_of_the_agent() {
+        let text = cloud_init(&Spec::default()).unwrap();
+        let line = "command -v resolvectl >/dev/null || {";
+        let line = text.lines().find(|found| found.contains(line)).unwrap();
+        let (kept, asked_for) = line.split_once("resolved.conf.d/50-kept.conf; ").unwrap();
+        assert!(kept.contains("/etc/resolv.conf"), "the servers that it has stay: {kept}");
+        assert!(asked_for.contains("$$missing systemd-resolved libnss-resolve\""), "{asked_for}");
+        assert!(text.contains("Before=corediscover-resolved.service"), "{text}");
     }
 
     #[test]

@@ -96,7 +96,7 @@ impl Draft {
             domain: self.domain.unwrap_or_default(),
             address: self.advertise.unwrap_or_else(|| format.usual_address()),
             node: self.node.unwrap_or_default(),
-            dns_port: self.dns_port.unwrap_or_default(),
+            dns_port: self.dns_port.unwrap_or_else(|| format.usual_dns_port()),
             client: self.client,
         })
     }
@@ -109,6 +109,7 @@ mod tests {
     use crate::model::provision::etcd::{Etcd, TlsFiles};
     use crate::model::provision::format::Format;
     use crate::model::provision::spec::{AddressSource, SpecError};
+    use crate::model::resolved::Mode;
 
     #[test]
     fn what_is_said_above_wins_and_where_machines_meet_is_one_setting() {
@@ -156,8 +157,17 @@ mod tests {
         for format in Format::ALL {
             let spec = Draft::default().into_spec(format).unwrap();
             assert_eq!(spec.fleet, format == Format::CloudConfig, "{format:?}");
-            let from_file = matches!(format, Format::CloudConfig | Format::Units | Format::Vagrant);
+            let from_file = matches!(format, Format::CloudConfig | Format::Vagrant);
             assert_eq!(spec.address == AddressSource::Private, from_file, "{format:?}");
+        }
+    }
+
+    #[test]
+    fn the_resolver_of_the_machines_that_read_a_form_can_ask_its_usual_port() {
+        // Container Linux ended with systemd 241; what reads the others goes on.
+        for (format, version) in [(Format::CloudConfig, 241), (Format::Ignition, 252), (Format::Units, 252)] {
+            let port = Draft::default().into_spec(format).unwrap().dns_port.number();
+            assert!(Mode::choose(None, version, port).is_ok(), "{format:?}: {port}");
         }
     }
 

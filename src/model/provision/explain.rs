@@ -41,6 +41,10 @@ const REASONS: &[(&str, &str)] = &[
         "ExecStart=-",
         "for containers; without Docker, or with an old resolver, the machine's own names still work",
     ),
+    (
+        "CapabilityBoundingSet=CAP_NET_ADMIN CAP_SYS_ADMIN",
+        "for a link of its own, and for a network to ask from as containers do: a firewall may keep the answer from them",
+    ),
     ("CapabilityBoundingSet=CAP_NET_ADMIN", "the one right of root that is needed: a link of its own"),
     ("ConfigurationDirectory=docker", "the other place: Docker's settings name the server for containers"),
     ("ExecStopPost=-", "what this unit made, it removes"),

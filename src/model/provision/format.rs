@@ -5,7 +5,7 @@
 use super::binary::Binary;
 use super::draft::Draft;
 use super::render::RenderError;
-use super::spec::{AddressSource, Spec, SpecError};
+use super::spec::{AddressSource, DnsPort, Spec, SpecError};
 use super::{butane, cloud_config, cloud_init, compose, ignition, sysext, units, vagrant};
 
 /// One form of output; each is a command.
@@ -77,13 +77,22 @@ impl Format {
     }
 
     /// Where a machine finds its address when nobody says it: only coreos-cloudinit, and our Vagrantfile, write
-    /// `COREOS_PRIVATE_IPV4` into `/etc/environment`.
+    /// `COREOS_PRIVATE_IPV4` into `/etc/environment`. Where it is there, `auto` takes it too.
     pub(super) fn usual_address(self) -> AddressSource {
         match self {
-            Self::CloudConfig | Self::Units | Self::Vagrant => AddressSource::Private,
-            Self::CloudInit | Self::Ignition | Self::Butane | Self::Compose | Self::Sysext => {
+            Self::CloudConfig | Self::Vagrant => AddressSource::Private,
+            Self::CloudInit | Self::Ignition | Self::Butane | Self::Units | Self::Compose | Self::Sysext => {
                 AddressSource::Auto
             }
+        }
+    }
+
+    /// The agent's DNS port when nobody says it. The last systemd that reads cloud-config, 241, can ask no other than the
+    /// usual one; its own resolver has that at 127.0.0.53, and the agent at 127.0.0.1.
+    pub(super) fn usual_dns_port(self) -> DnsPort {
+        match self {
+            Self::CloudConfig => DnsPort::STANDARD,
+            _ => DnsPort::default(),
         }
     }
 

@@ -18,6 +18,8 @@ struct Values<'a> {
     domain: &'a str,
     flags: String,
     serves_containers: bool,
+    /// Kinds of namespaces that it may make: a network, to ask from as a container does.
+    namespaces: &'static str,
     ending: &'a str,
 }
 
@@ -59,6 +61,7 @@ pub fn unit(spec: &Spec, manager: Manager) -> Result<String, RenderError> {
             domain: spec.domain.as_str(),
             flags: flags(spec),
             serves_containers: serves_containers(spec),
+            namespaces: if serves_containers(spec) { "net" } else { "yes" },
             ending: manager.ending(),
         },
     )

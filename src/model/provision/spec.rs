@@ -11,6 +11,7 @@ use super::endpoint::TlsError;
 use super::etcd::{ENDPOINTS_MAX, Etcd, PEERS_MAX};
 pub use crate::model::address::AddressSource;
 use crate::model::names::{DNS_LABEL_BYTES_MAX, Datacenter, NameError};
+use crate::model::resolved::STANDARD_PORT;
 
 /// Most servers of one cluster: each write waits for a majority of them, so more make it slower, not safer.
 pub const SERVERS_MAX: u8 = 9;
@@ -312,6 +313,9 @@ impl Default for Spec {
 pub struct DnsPort(u16);
 
 impl DnsPort {
+    /// The one that resolvers ask when nobody says another.
+    pub const STANDARD: Self = Self(STANDARD_PORT);
+
     /// The number.
     pub fn number(self) -> u16 {
         self.0

@@ -14,9 +14,13 @@ use super::format::OutputFile;
 use super::render::{RenderError, render};
 use super::spec::{SERVERS_DEFAULT, Spec, SpecError};
 use super::units::{INSTALL, Manager, unit_files};
+use crate::model::resolved::{KEEP_SERVERS, PACKAGES};
 
 /// The first machine's address; `VirtualBox`'s network of this name begins here, and so did the clusters that we replace.
 const FIRST_ADDRESS: Ipv4Addr = Ipv4Addr::new(172, 28, 128, 3);
+/// The network that has all addresses; `VirtualBox` has to be told to allow it.
+const NETWORK: Ipv4Addr = Ipv4Addr::new(172, 28, 128, 0);
+const NETWORK_PREFIX: u32 = 24;
 /// Most machines: what one desk carries.
 pub const MACHINES_MAX: u8 = 9;
 
@@ -61,6 +65,10 @@ struct Values {
     /// Where the binary must be, when it has to be brought.
     brought: Option<Brought>,
     units: Vec<&'static str>,
+    /// What has all their addresses.
+    network: String,
+    keep_servers: &'static str,
+    resolver_packages: &'static str,
 }
 
 #[derive(Serialize)]
@@ -108,6 +116,9 @@ pub fn vagrant(spec: &Spec, machines: Machines) -> Result<Vec<OutputFile>, Rende
                 .collect(),
             brought,
             units: units.iter().map(|unit| unit.name).filter(|name| *name != INSTALL).collect(),
+            network: format!("{NETWORK}/{NETWORK_PREFIX}"),
+            keep_servers: KEEP_SERVERS,
+            resolver_packages: PACKAGES,
         },
     )?;
     let mut files = vec![OutputFile::new("Vagrantfile", text)];
@@ -117,7 +128,10 @@ pub fn vagrant(spec: &Spec, machines: Machines) -> Result<Vec<OutputFile>, Rende
 
 #[cfg(test)]
 mod tests {
-    use super::{Machines, vagrant};
+    use std::net::Ipv4Addr;
+    use std::str::FromStr as _;
+
+    use super::{MACHINES_MAX, Machines, NETWORK, NETWORK_PREFIX, vagrant};
     use crate::model::provision::Spec;
     use crate::model::provision::spec::AddressSource;
 
@@ -145,6 +159,21 @@ mod tests {
             let script: String =
                 files[0].text.lines().filter(|line| line.contains(">>/etc/environment")).collect();
             assert!(script.contains(&format!("{variable}=%s")), "{script}");
+        }
+    }
+
+    #[test]
+    fn virtualbox_is_told_of_a_network_that_has_all_machines() {
+        let most = Machines::from_str(&MACHINES_MAX.to_string()).unwrap();
+        let network = |address: Ipv4Addr| address.to_bits() >> (32 - NETWORK_PREFIX);
+        assert!(most.addresses().all(|address| network(address) == network(NETWORK)));
+        let line = format!("'* {NETWORK}/{NETWORK_PREFIX}' | sudo tee -a /etc/vbox/networks.conf");
+        for (name, text) in [
+            ("Vagrantfile", vagrant(&Spec::default(), most).unwrap().remove(0).text.as_str()),
+            ("vagrant/README.md", include_str!("../../../vagrant/README.md")),
+            ("README.md", include_str!("../../../README.md")),
+        ] {
+            assert!(text.contains(&line), "{name}");
         }
     }
 

@@ -1,6 +1,6 @@
 //! Where the resolver may answer containers: nowhere that others reach, for whom it would be an open resolver.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use super::LINK_ADDRESS;
 use crate::model::address::{Facts, is_container_interface};
@@ -28,6 +28,17 @@ pub enum BridgeError {
     /// No interface has it yet, and one that leads outside could be given it.
     #[error("{0} is on no interface, and not private")]
     Public(IpAddr),
+}
+
+/// The addresses of hosts in a bridge's network but for the bridge's own, the highest first.
+pub fn highest_hosts(own: Ipv4Addr, prefix: u32) -> impl Iterator<Item = Ipv4Addr> {
+    let hosts = u32::MAX.checked_shr(prefix).unwrap_or(0);
+    let network = own.to_bits() & !hosts;
+    // Without those of the network itself and of all in it.
+    (1..hosts)
+        .rev()
+        .map(move |host| Ipv4Addr::from_bits(network | host))
+        .filter(move |address| *address != own)
 }
 
 /// Refuses what others than containers may reach. A bridge that is not there yet may have any private address (RFC 1918,
@@ -67,9 +78,9 @@ pub fn check(asked: IpAddr, facts: &Facts) -> Result<(), BridgeError> {
 
 #[cfg(test)]
 mod tests {
-    use std::net::IpAddr;
+    use std::net::{IpAddr, Ipv4Addr};
 
-    use super::{BridgeError, check};
+    use super::{BridgeError, check, highest_hosts};
     use crate::model::address::{Facts, InterfaceAddress};
 
     fn facts() -> Facts {
@@ -126,6 +137,20 @@ mod tests {
         for address in ["172.17.0.1", "198.51.100.1", "172.17.42.1", "192.168.9.1", "169.254.53.1", "fd00::1"]
         {
             assert_eq!(check(address.parse().unwrap(), &facts()), Ok(()), "{address}");
+        }
+    }
+
+    #[test]
+    fn hosts_of_a_network_are_counted_down_without_the_bridges_own_address() {
+        let hosts = |own: &str, prefix: u32| {
+            let found = highest_hosts(own.parse().unwrap(), prefix).take(3);
+            found.map(|address: Ipv4Addr| address.to_string()).collect::<Vec<_>>()
+        };
+        assert_eq!(hosts("172.17.0.1", 16), ["172.17.255.254", "172.17.255.253", "172.17.255.252"]);
+        assert_eq!(hosts("10.0.0.6", 29), ["10.0.0.5", "10.0.0.4", "10.0.0.3"]);
+        assert_eq!(hosts("169.254.53.5", 30), ["169.254.53.6"]);
+        for whole in [31, 32] {
+            assert_eq!(hosts("10.0.0.1", whole), [""; 0], "/{whole}");
         }
     }
 }

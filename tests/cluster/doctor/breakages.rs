@@ -61,6 +61,15 @@ pub(super) fn cloned_machine_id(machine: &Machine, other: &Machine) {
 /// The address that the others are told is none, or another one than would be chosen.
 pub(super) fn addresses(machine: &Machine, second: &str) {
     let first = &machine.address;
+    // A machine like those of CoreOS, where a file says the address.
+    let advertise = |from: &str, to: &str| {
+        let change = format!("s/--advertise {from} /--advertise {to} /");
+        sh(machine, &format!("sed -i '{change}' /etc/systemd/system/{AGENT}; systemctl daemon-reload"));
+        sh(machine, &format!("systemctl restart {AGENT}"));
+        is_healthy(machine);
+    };
+    write(machine, "/etc/environment", &format!("COREOS_PRIVATE_IPV4={first}\n"));
+    advertise("auto", "private");
     let say = |address: &str| {
         sh(
             machine,
@@ -85,6 +94,8 @@ pub(super) fn addresses(machine: &Machine, second: &str) {
     is_found_and_repaired(machine, "address", "error", &symptom);
     sh(machine, &format!("ip address del {second}/24 dev eth0"));
     is_healthy(machine);
+    sh(machine, "rm /etc/environment");
+    advertise("private", "auto");
 }
 
 /// Names are not found: the resolver was not told, programs do not ask it, a container does not.

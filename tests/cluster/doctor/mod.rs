@@ -4,6 +4,7 @@
 mod again;
 mod breakages;
 mod clock;
+mod containers;
 mod engine;
 mod fellow;
 
@@ -188,6 +189,9 @@ fn doctor_finds_each_breakage_of_a_cluster_and_prints_the_command_that_repairs_i
     clock::is_set_by_nobody(three);
     breakages::empty_machine_ids(three);
     breakages::cloned_machine_id(three, one);
+    containers::nobody_serves_them(three);
+    containers::docker_forgets_us(three);
+    containers::a_firewall_is_between(three);
     breakages::addresses(three, &network.address(77));
     breakages::resolver(three);
     engine::docker(three);

@@ -92,19 +92,31 @@ fn packages_that_apt_does_not_get_at_once_are_asked_for_until_they_are_there() {
     quiet(run(Command::new("systemd-analyze").args(["verify", "--man=no"]).arg(path), "systemd"), unit);
 
     // An apt whose first call fails: no network yet, or somebody else holds its lock.
-    symlink("/usr/bin/sleep", folder.path().join("sleep")).unwrap();
-    let apt = "#!/bin/sh\necho \"$*\" >>\"${0%/*}/log\"\nif test $1 = install; then : >\"${0%/*}/dockerd\"; \
-               /usr/bin/chmod 755 \"${0%/*}/dockerd\"; elif ! test -e \"$0.ready\"; then : >\"$0.ready\"; exit 100; fi\n";
+    for program in ["sleep", "mkdir", "sed"] {
+        symlink(format!("/usr/bin/{program}"), folder.path().join(program)).unwrap();
+    }
+    // Servers of the machine, which Debian's resolver takes the file away from.
+    let servers = "# by DHCP\nsearch corp.example\nnameserver 10.0.2.3\nnameserver\t10.0.2.4\n";
+    let resolv = put(folder.path(), "resolv.conf", servers);
+    let kept = folder.path().join("kept");
+    let apt = "#!/bin/sh\necho \"$*\" >>\"${0%/*}/log\"\nif test $1 = install; then \
+               for program in dockerd resolvectl; do : >\"${0%/*}/$program\"; /usr/bin/chmod 755 \"${0%/*}/$program\"; done; elif ! test -e \"$0.ready\"; then : >\"$0.ready\"; exit 100; fi\n";
     let program = put(folder.path(), "apt-get", apt);
     fs::set_permissions(program, fs::Permissions::from_mode(0o755)).unwrap();
     for _ in 0..2 {
         for script in shell_commands(unit, "ExecStart") {
+            let script = script
+                .replace("/etc/resolv.conf", resolv.to_str().unwrap())
+                .replace("/etc/systemd/resolved.conf.d", kept.to_str().unwrap());
             let mut shell = Command::new("/bin/sh");
             let output = shell.args(["-c", &script]).env_clear().env("PATH", folder.path()).output().unwrap();
             assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         }
         let log = fs::read_to_string(folder.path().join("log")).unwrap();
-        assert_eq!(log, "update\nupdate\ninstall -y docker.io\n", "and only until then");
+        let installed = "install -y docker.io systemd-resolved libnss-resolve";
+        let kept = fs::read_to_string(kept.join("50-kept.conf")).unwrap();
+        assert_eq!(kept, "[Resolve]\nDomains=corp.example\nDNS=10.0.2.3\nDNS=10.0.2.4\n");
+        assert_eq!(log, format!("update\nupdate\n{installed}\n"), "and only until then");
     }
 }
 

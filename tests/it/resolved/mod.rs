@@ -1,5 +1,6 @@
 //! `corediscover resolved` against the real systemd-resolved, with a real agent behind it.
 
+mod firewall;
 mod machine;
 mod units;
 

@@ -87,6 +87,19 @@ fn a_blank_machine_gets_the_binary_and_a_new_digest_is_an_update() {
 }
 
 #[test]
+fn the_right_binary_that_may_not_be_run_is_made_executable() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let content = bytes(8, 10_000);
+    let machine = Machine::new();
+    // Nobody is there to fetch it from.
+    let unit = unit_for("http://127.0.0.1:9/corediscover", &content);
+    write_atomic(&machine.program(), &content, MODE_PUBLIC).unwrap();
+    fs::set_permissions(machine.program(), fs::Permissions::from_mode(0o644)).unwrap();
+    assert_eq!(machine.install(&unit).unwrap(), "");
+    machine.has(&content);
+}
+
+#[test]
 fn a_wrong_binary_never_replaces_a_good_one() {
     let (good, other) = (bytes(6, 50_000), bytes(7, 50_000));
     let server = Server::start(&good, &[]);

@@ -116,9 +116,34 @@ const TOP: Want = Want::Map(&[
 /// What coreos-cloudinit replaces, and cloud-init does not.
 const FOREIGN: [&str; 4] = ["$private_ipv4", "$public_ipv4", "$private_ipv6", "$public_ipv6"];
 
+/// How user-data begins that is neither a cloud-config nor a script, and what cloud-init reads it as.
+const FORMS: &[(&str, &str)] = &[
+    ("#include", "a list of places to read from"),
+    ("#cloud-boothook", "a program for every boot"),
+    ("#cloud-config-archive", "an archive"),
+    ("#part-handler", "a program that reads other parts"),
+    ("content-type: multipart/", "a message of several parts (MIME)"),
+    ("mime-version:", "a message of several parts (MIME)"),
+];
+
+/// Such a form of user-data. A template that holds no variables is read as what it is already.
+pub(super) fn form_of(text: &str) -> Option<&'static str> {
+    let first = text.lines().next().unwrap_or_default().to_ascii_lowercase();
+    let is_template = first.strip_prefix("##").is_some_and(|rest| rest.trim_start().starts_with("template:"));
+    if is_template && ["{{", "{%"].iter().any(|mark| text.contains(mark)) {
+        return Some("a template");
+    }
+    FORMS.iter().find(|(start, _)| first.starts_with(start)).map(|(_, form)| *form)
+}
+
 /// Checks a file for cloud-init, and the units in it. An empty list: nothing to change.
 pub fn cloud_init(text: &str) -> Vec<Finding> {
     let mut findings = Vec::new();
+    if let Some(form) = form_of(text) {
+        let reason = format!("cloud-init reads this as {form}: what is in it is not looked at here");
+        findings.push(Finding::new(1, 1, Rule::NotLookedAt, reason, "check its parts by themselves"));
+        return findings;
+    }
     let mut lines = text.lines().map(str::trim_end);
     let first = lines.next().unwrap_or_default();
     let header = if first == "## template: jinja" { lines.next().unwrap_or_default() } else { first };

@@ -150,6 +150,8 @@ impl Language {
             Self::Ignition
         } else if first.starts_with("#!") {
             Self::Script
+        } else if cloud_init::form_of(text).is_some() {
+            Self::CloudInit
         } else if is_unit
             || text.lines().any(|line| line == "[Unit]" || line == "[Service]")
                 && !has_line(&["#cloud-config"])

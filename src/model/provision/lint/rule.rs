@@ -107,6 +107,8 @@ pub enum Rule {
     Unverified,
     /// Two entries for the same path or name.
     Twice,
+    /// A form of user-data of which only the first line is understood here.
+    NotLookedAt,
 }
 
 impl Rule {
@@ -151,7 +153,7 @@ impl Rule {
             | Self::DiscoveryUrl
             | Self::DecimalMode
             | Self::Unverified => Severity::Warning,
-            Self::Sleep | Self::Unquoted | Self::Misplaced => Severity::Info,
+            Self::Sleep | Self::Unquoted | Self::Misplaced | Self::NotLookedAt => Severity::Info,
         }
     }
 
