@@ -33,6 +33,7 @@ const ACCEPT_PAUSE: std::time::Duration = std::time::Duration::from_millis(50);
 #[derive(Default)]
 pub struct Router {
     birth: ArcSwapOption<Box<dyn Handler>>,
+    promises: ArcSwapOption<Box<dyn Handler>>,
     consensus: ArcSwapOption<Box<dyn Handler>>,
 }
 
@@ -42,13 +43,22 @@ impl Router {
         self.birth.store(Some(Arc::new(Box::new(handler))));
     }
 
+    /// Puts in who answers [`Method::Promise`].
+    pub fn set_promises(&self, handler: impl Handler) {
+        self.promises.store(Some(Arc::new(Box::new(handler))));
+    }
+
     /// Puts in who answers all other methods.
     pub fn set_consensus(&self, handler: impl Handler) {
         self.consensus.store(Some(Arc::new(Box::new(handler))));
     }
 
     async fn call(&self, peer: &Hello, request: Request) -> Answer {
-        let slot = if request.method == Method::Birth { &self.birth } else { &self.consensus };
+        let slot = match request.method {
+            Method::Birth => &self.birth,
+            Method::Promise => &self.promises,
+            _ => &self.consensus,
+        };
         let handler = slot.load_full();
         match handler {
             Some(handler) => handler.call(peer, request).await,
