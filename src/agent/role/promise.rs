@@ -70,13 +70,11 @@ impl OwnAttempt<'_> {
     pub(super) fn settle(&self) -> Result<(), String> {
         let mut attempt = self.0.attempt.lock();
         let attempt = attempt.get_or_insert_default();
-        match attempt.yielded.clone() {
-            Some(first) => Err(first),
-            None => {
-                attempt.settled = true;
-                Ok(())
-            }
+        if let Some(first) = attempt.yielded.clone() {
+            return Err(first);
         }
+        attempt.settled = true;
+        Ok(())
     }
 }
 

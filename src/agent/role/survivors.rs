@@ -70,7 +70,9 @@ impl Roles {
             ));
         }
         let outcome = self.gather_promises(&survivors, recovery, &mine).await;
-        survivors.iter().for_each(|survivor| survivor.connection.close());
+        for survivor in &survivors {
+            survivor.connection.close();
+        }
         outcome?;
         attempt.settle().map_err(|first| {
             format!("{first} is recovering the cluster at the same time and goes first: this server joins it")

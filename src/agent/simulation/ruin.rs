@@ -190,13 +190,11 @@ impl World {
             told = &mut orders => Some(told),
             () = tokio::time::sleep(end) => None,
         };
-        match early {
-            Some(told) => told,
-            None => {
-                self.end(*first, End::PowerLost);
-                orders.await
-            }
+        if let Some(told) = early {
+            return told;
         }
+        self.end(*first, End::PowerLost);
+        orders.await
     }
 
     /// What came of the orders: at most one successor, and nobody but those who were told once may be told again if that

@@ -75,7 +75,7 @@ fn clusters_that_lose_their_quorum_go_on_as_one_successor_with_all_that_survivor
 
 /// A seed with so many servers.
 fn seed_with(servers: usize) -> u64 {
-    (0..).find(|seed| Setup::of(*seed).servers == servers).unwrap()
+    (0..1000).find(|seed| Setup::of(*seed).servers == servers).unwrap()
 }
 
 /// Of five servers three are lost, and all that are left are told to found the successor: one after the other without a
@@ -103,7 +103,7 @@ fn clusters_have_one_successor_when_all_survivors_are_told_to_found_it() {
 
 #[test]
 fn clusters_have_one_successor_when_the_disk_of_its_founder_fills_or_its_power_fails() {
-    for trouble in [0b0_0000_010, 0b0_0101_010, 0b1_1111_011, 0b0_0001_100, 0b0_0010_101, 0b0_0100_100] {
+    for trouble in [0b0000_0010, 0b0010_1010, 0b1111_1011, 0b0000_1100, 0b0001_0101, 0b0010_0100] {
         tell_all_survivors(0, trouble);
     }
 }
