@@ -132,6 +132,11 @@ impl Participant {
             replica: self.replica.clone(),
             spawner: self.spawner.clone(),
             told: self.identity.cluster(),
+            promises: Arc::new(role::Promises::new(
+                self.settings.node_name.clone(),
+                self.site.disk.clone(),
+                self.settings.data_dir.clone(),
+            )),
         };
         let rpc = rpc.map(|listener| (listener, self.router.clone()));
         let (roles, running) =

@@ -13,7 +13,7 @@ pub(crate) mod explore;
 mod log;
 pub(crate) mod mutants;
 pub(crate) mod network;
-mod panics;
+pub(crate) mod panics;
 pub(crate) mod running;
 mod seeds;
 mod shrink;

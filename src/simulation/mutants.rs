@@ -28,6 +28,8 @@ pub(crate) enum Mutant {
     AddedInsteadOfReplaced,
     /// A dead server is removed first, and then another is added: two changes instead of one.
     RemovedBeforeReplaced,
+    /// A survivor founds a successor though another may have done so.
+    RecoveredTwice,
 }
 
 thread_local! {

@@ -14,7 +14,7 @@ thread_local! {
 static HOOK: Once = Once::new();
 
 /// Does `work`; gives the message of the first panic on this thread, also of one that a runtime caught.
-pub(super) fn first_panic<T>(work: impl FnOnce() -> T) -> Result<T, String> {
+pub(crate) fn first_panic<T>(work: impl FnOnce() -> T) -> Result<T, String> {
     HOOK.call_once(|| {
         let usual = std::panic::take_hook();
         std::panic::set_hook(Box::new(move |info| {

@@ -396,6 +396,43 @@ fn after_a_lost_quorum_one_server_founds_a_successor_and_the_lost_ones_can_only_
 }
 
 #[test]
+fn of_two_survivors_that_are_both_told_to_recover_one_founds_the_successor_and_the_other_joins_it() {
+    let mut machines = cluster(5, 0, &[]);
+    writes_go_on(&machines[0], "before");
+    let old = eventually(PATIENCE, "its tags name the cluster", || cluster_of(&machines[0], &machines[0]));
+    let mut lost = machines.split_off(2);
+    for machine in &mut lost {
+        machine.kill();
+    }
+    let order = ["operator", "recover", "-cluster", &old];
+    eventually(PATIENCE, "one of them recovers the cluster", || {
+        let told = machines.iter().map(|machine| machine.command(&order)).collect::<Vec<_>>();
+        told.iter().any(|(code, ..)| *code == 0).then_some(())
+    });
+    let new = eventually(PATIENCE, "both are in one successor", || {
+        let [one, other] = [0, 1].map(|number| cluster_of(&machines[number], &machines[number]));
+        one.filter(|cluster| *cluster != old && other.as_ref() == Some(cluster))
+    });
+    for machine in &machines {
+        let (code, text, error) = machine.command(&order);
+        assert!(code == 0 && text.contains(&new), "what is done is done once: {text}{error}");
+    }
+    for mut machine in lost {
+        machine.start();
+        machines.push(machine);
+    }
+    for machine in &machines {
+        eventually(PATIENCE, "everybody is in the successor", || {
+            (cluster_of(machine, machine).as_ref() == Some(&new)).then_some(())
+        });
+        writes_go_on(machine, &format!("by-{}", machine.name));
+        assert!(reads(machine, "before"));
+    }
+    let leaders: BTreeSet<String> = machines.iter().map(leader_of).collect();
+    assert_eq!(leaders.len(), 1, "{leaders:?}");
+}
+
+#[test]
 fn a_recovery_renews_the_certificate_in_etcd_and_machines_that_come_later_join_the_successor() {
     let etcd = Etcd::start();
     let mut machines: Vec<Machine> =

@@ -98,7 +98,9 @@ impl Service {
             Method::Status => encode(&inner.status()),
             Method::Order => encode(&inner.order(decode(&body)?).await),
             Method::OrderHere => encode(&inner.order_here(decode(&body)?).await),
-            Method::Follow | Method::Birth => Err(RemoteError::Unavailable(format!("{:?}", request.method))),
+            Method::Follow | Method::Birth | Method::Promise => {
+                Err(RemoteError::Unavailable(format!("{:?}", request.method)))
+            }
         }
     }
 

@@ -150,8 +150,8 @@ pub trait Consensus: Send + Sync {
     async fn status(&self) -> ConsensusStatus;
 
     /// Makes what this server has the first state of a successor of `cluster`, whose quorum is lost for good; gives
-    /// the successor's id.
-    async fn recover(&self, _cluster: ClusterId) -> Result<ClusterId, OrderError> {
+    /// the successor's id. `force`: also where a server that may found one itself is silent, or was promised it.
+    async fn recover(&self, _cluster: ClusterId, _force: bool) -> Result<ClusterId, OrderError> {
         Err(OrderError::Refused("this agent is no server that could be recovered".to_owned()))
     }
 

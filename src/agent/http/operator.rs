@@ -185,7 +185,7 @@ pub(super) async fn recover(api: &Api, request: &Request) -> Result<Answer, Http
     let cluster = request.query.text("cluster").parse();
     let cluster = cluster
         .map_err(|_| HttpError::invalid("Missing or invalid ?cluster: the cluster's id is expected"))?;
-    let successor = api.agent.consensus.recover(cluster).await?;
+    let successor = api.agent.consensus.recover(cluster, request.truth("force")?).await?;
     Ok(answer(&json!(successor.as_str())))
 }
 

@@ -5,8 +5,10 @@
 
 pub(super) mod disk;
 mod parts;
+mod promise;
 mod standing;
 mod succession;
+mod survivors;
 mod switch;
 
 use std::sync::Arc;
@@ -19,6 +21,7 @@ use tokio::time::MissedTickBehavior;
 
 use self::parts::RunningClient;
 pub(super) use self::parts::{RunningServer, rpc_address};
+pub(super) use self::promise::Promises;
 use self::standing::Asker;
 use self::switch::{Recovery, Switch};
 use super::config::Settings;
@@ -57,6 +60,7 @@ pub(super) struct Machine {
     pub(super) spawner: Spawner,
     /// The cluster that it was told to be in when it started.
     pub(super) told: Option<ClusterId>,
+    pub(super) promises: Arc<Promises>,
 }
 
 impl Machine {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use tokio::sync::watch;
 
 use super::Machine;
+use super::promise::PromiseDesk;
 use crate::agent::config::Settings;
 use crate::agent::consensus::{self, Peer, Server};
 use crate::agent::handle::Replica;
@@ -72,6 +73,8 @@ impl RunningServer {
             consensus::Settings { disk: machine.site.disk.clone(), data: settings.data_dir.clone(), peer };
         let server =
             Server::open(server_settings, identity.clone(), replica.clone(), &router, group.clone()).await?;
+        let promises = machine.promises.clone();
+        router.set_promises(PromiseDesk { promises, server: server.clone() });
         server.follow_addresses(gossip.changes());
         group.start("rpc", listener.run(group.clone()));
         let (name, full) = (settings.node_name.clone(), server.storage_changes());

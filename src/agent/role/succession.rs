@@ -1,16 +1,17 @@
 //! After a quorum is lost for good: this machine founds the successor because an operator says so, or joins the one
 //! that it meets. The successor is another cluster, so nobody who belongs to the old one can speak raft with it.
 
-use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
+
+use anyhow::Context as _;
 
 use super::parts::{self, RunningClient, RunningServer};
 use super::switch::Recovery;
 use super::{Part, Roles, Running};
 use crate::agent::consensus::{self, Peer};
-use crate::agent::handle::{Consensus as _, ConsensusStatus, Order, OrderError, OrderReply};
+use crate::agent::handle::{Order, OrderError, OrderReply};
 use crate::agent::rpc::messages::OrderAnswer;
 use crate::agent::rpc::{Connection, Identity, Listener, Method, Router, decode, encode};
 use crate::host::outside::{blocking_steps, random_bits};
@@ -21,7 +22,31 @@ use crate::model::sync::servers::{ServerMember, TAG_EPOCH};
 /// How often it is looked whether a successor is there, beside each change of the members.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 /// How long a server may take for its answer.
-const ANSWER_WAIT: Duration = Duration::from_secs(2);
+pub(super) const ANSWER_WAIT: Duration = Duration::from_secs(2);
+
+/// Where a cluster comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Lineage {
+    /// Itself.
+    pub(super) cluster: ClusterId,
+    /// The clusters that it is the successor of; the youngest last.
+    pub(super) predecessors: Vec<ClusterId>,
+}
+
+impl Lineage {
+    /// Whether it comes of our cluster, or of one that ours comes of as well: two survivors that could not reach each
+    /// other were both told to found a successor.
+    fn succeeds(&self, own: &ClusterId, predecessors: &[ClusterId]) -> bool {
+        self.predecessors.iter().any(|theirs| theirs == own || predecessors.contains(theirs))
+    }
+}
+
+/// Of two clusters (how often each was recovered, and its id) that come of the same one, which goes on: the one that was
+/// recovered more often, else the one with the smaller id. The machines of the other join it, and what was written there
+/// since they parted is lost.
+fn goes_before(theirs: (u64, &ClusterId), ours: (u64, &ClusterId)) -> bool {
+    theirs.0 > ours.0 || (theirs.0 == ours.0 && theirs.1 < ours.1)
+}
 
 impl Roles {
     /// Waits until a successor of our cluster is there, which its own leader says with a majority.
@@ -39,39 +64,45 @@ impl Roles {
             // Who was bound to a cluster by its birth and lost sight of it at once has nothing of it in the catalog.
             let bound = || identity.cluster().or_else(|| self.machine.told.clone());
             let Some(own) = self.cluster().or_else(bound) else { continue };
-            for (address, cluster) in self.strangers(&own) {
+            let before = self.machine.replica.load().servers().predecessors.clone();
+            for address in self.strangers(&own) {
                 match self.ask_lineage(address).await {
-                    Ok(predecessors) if predecessors.contains(&own) => return cluster,
-                    Ok(_) => tracing::debug!(%cluster, "another cluster is here, and no successor of ours"),
+                    Ok(theirs) if theirs.succeeds(&own, &before) => return theirs.cluster,
+                    Ok(theirs) => {
+                        let cluster = theirs.cluster;
+                        tracing::debug!(%cluster, "another cluster is here, and no successor of ours");
+                    }
                     Err(error) => tracing::debug!(%address, error = format!("{error:#}"), "no lineage"),
                 }
             }
         }
     }
 
-    /// Servers of other clusters that were recovered more often than ours.
-    fn strangers(&self, own: &ClusterId) -> Vec<(SocketAddr, ClusterId)> {
+    /// Servers of other clusters that ours would give way to if they came of the same one ([`goes_before`]).
+    fn strangers(&self, own: &ClusterId) -> Vec<SocketAddr> {
         let epoch = self.machine.replica.load().servers().epoch;
         let members = self.gossip.members();
-        let later = members.iter().filter(|member| {
-            let theirs = member.tags.get(TAG_EPOCH).and_then(|text| text.parse::<u64>().ok());
-            member.status == MemberStatus::Alive && theirs.is_some_and(|theirs| theirs > epoch)
+        let strangers = members.iter().filter_map(|member| {
+            let theirs = member.tags.get(TAG_EPOCH)?.parse().ok()?;
+            let server = ServerMember::of(member)?;
+            let first = goes_before((theirs, server.cluster.as_ref()?), (epoch, own));
+            (member.status == MemberStatus::Alive && first).then_some(server.address)
         });
-        let servers = later.filter_map(ServerMember::of);
-        servers
-            .filter_map(|server| Some((server.address, server.cluster?)))
-            .filter(|(_, cluster)| cluster != own)
-            .collect()
+        strangers.collect()
     }
 
-    /// The clusters that the one at `address` is the successor of.
-    async fn ask_lineage(&self, address: SocketAddr) -> anyhow::Result<Vec<ClusterId>> {
+    /// What the leader at `address`, or behind it, says where its cluster comes from.
+    pub(super) async fn ask_lineage(&self, address: SocketAddr) -> anyhow::Result<Lineage> {
         let asker = self.machine.identity(0, None);
         let connection = Connection::open(address, &asker, &self.machine.spawner).await?;
+        let cluster = connection.peer().cluster.clone();
         let answer = connection.call(Method::Order, encode(&Order::Report)?, ANSWER_WAIT).await;
         connection.close();
         match decode::<OrderAnswer>(&answer?)? {
-            Ok(OrderReply::Report(report)) => Ok(report.predecessors),
+            Ok(OrderReply::Report(report)) => {
+                let cluster = cluster.context("the server is in no cluster yet")?;
+                Ok(Lineage { cluster, predecessors: report.predecessors })
+            }
             other => anyhow::bail!("the answer was {other:?}"),
         }
     }
@@ -104,32 +135,32 @@ impl Roles {
     }
 
     /// A client's answer to who orders it to recover.
-    pub(super) fn recover_nothing(&self, (named, outcome): Recovery) {
+    pub(super) fn recover_nothing(&self, recovery: Recovery) {
         let refused = || {
             let text = "this machine is a client and keeps no log: recover at a server";
             OrderError::Refused(text.to_owned())
         };
-        // Who asked may have gone away.
-        drop(outcome.send(self.successor_of(&named).ok_or_else(refused)));
+        let outcome = self.successor_of(&recovery.cluster).ok_or_else(refused);
+        recovery.tell(outcome);
     }
 
     /// Founds a successor with what this server has.
     pub(super) async fn recover(&self, running: Running, recovery: Recovery) -> anyhow::Result<Running> {
-        let (named, outcome) = recovery;
-        if let Some(successor) = self.successor_of(&named) {
-            drop(outcome.send(Ok(successor)));
+        if let Some(successor) = self.successor_of(&recovery.cluster) {
+            recovery.tell(Ok(successor));
             return Ok(running);
         }
         let Running::Server(server) = &running else {
-            self.recover_nothing((named, outcome));
+            self.recover_nothing(recovery);
             return Ok(running);
         };
-        if let Err(refusal) = self.may_recover(server, &named).await {
-            drop(outcome.send(Err(OrderError::Refused(refusal))));
+        let attempt = self.machine.promises.begin();
+        if let Err(refusal) = self.may_recover(server, &recovery, &attempt).await {
+            recovery.tell(Err(OrderError::Refused(refusal)));
             return Ok(running);
         }
         let successor = ClusterId::from_random(random_bits());
-        tracing::warn!(old = %named, new = %successor, "audit: an operator recovers the cluster from this server");
+        tracing::warn!(old = %recovery.cluster, new = %successor, "audit: an operator recovers the cluster from this server");
         self.switch.close().await;
         server.group.end().await;
         let opened = self.found(successor.clone()).await?;
@@ -139,55 +170,9 @@ impl Roles {
             nomination: Some(0),
         });
         self.switch.set(Arc::new(opened.server.clone()));
-        drop(outcome.send(Ok(successor)));
+        drop(attempt);
+        recovery.tell(Ok(successor));
         Ok(Running::Server(opened))
-    }
-
-    /// Why it must not be done here and now.
-    async fn may_recover(&self, server: &RunningServer, named: &ClusterId) -> Result<(), String> {
-        let Some(own) = self.cluster() else { return Err("the cluster was never born".to_owned()) };
-        if own != *named {
-            return Err(format!("this machine is in cluster {own}, not in {named}"));
-        }
-        if self.machine.settings.data_dir.is_none() {
-            return Err("this server keeps nothing on disk".to_owned());
-        }
-        if server.server.is_in_touch() {
-            return Err("the cluster has a leader: there is nothing to recover".to_owned());
-        }
-        let mine = server.server.status().await;
-        // Gossip may have lost sight of a survivor, and raft's configuration may have it at an old address.
-        let (known, _) = server.server.configuration();
-        let known = known.iter().filter(|other| other.id != server.identity.node());
-        let mut others: BTreeSet<SocketAddr> = known.filter_map(|other| other.address.parse().ok()).collect();
-        others.extend(self.other_servers());
-        for address in others {
-            match self.ask_status(address, server).await {
-                Ok(theirs) if is_ahead(&theirs, &mine) => {
-                    return Err(format!(
-                        "the log of the server at {address} is more up to date ({} against {}): recover there",
-                        last_entry(&theirs),
-                        last_entry(&mine)
-                    ));
-                }
-                Ok(_) => {}
-                Err(error) => {
-                    tracing::info!(%address, error = format!("{error:#}"), "a server tells nothing");
-                }
-            }
-        }
-        Ok(())
-    }
-
-    async fn ask_status(
-        &self,
-        address: SocketAddr,
-        server: &RunningServer,
-    ) -> anyhow::Result<ConsensusStatus> {
-        let connection = Connection::open(address, &server.identity, &self.machine.spawner).await?;
-        let answer = connection.call(Method::Status, bytes::Bytes::new(), ANSWER_WAIT).await;
-        connection.close();
-        Ok(decode(&answer?)?)
     }
 
     async fn found(&self, successor: ClusterId) -> anyhow::Result<RunningServer> {
@@ -214,59 +199,25 @@ impl Roles {
     }
 }
 
-/// Whether `theirs` may hold what was acknowledged and is missing in `mine`. As raft compares logs: the later last term
-/// wins whatever the lengths are, because entries of an older term behind it were never acknowledged.
-fn is_ahead(theirs: &ConsensusStatus, mine: &ConsensusStatus) -> bool {
-    match (theirs.last_log_term, mine.last_log_term) {
-        (Some(their_term), Some(my_term)) => {
-            (their_term, theirs.last_log_index) > (my_term, mine.last_log_index)
-        }
-        // A server of the first release tells its index only.
-        _ => theirs.last_log_index > mine.last_log_index,
-    }
-}
-
-fn last_entry(status: &ConsensusStatus) -> String {
-    let index = status.last_log_index;
-    status
-        .last_log_term
-        .map_or_else(|| format!("index {index}"), |term| format!("term {term}, index {index}"))
-}
-
 #[cfg(test)]
 mod tests {
-    use super::{is_ahead, last_entry};
-    use crate::agent::handle::{ConsensusState, ConsensusStatus};
-
-    fn log(term: Option<u64>, index: u64) -> ConsensusStatus {
-        ConsensusStatus {
-            state: ConsensusState::Follower,
-            term: 9,
-            leader_address: None,
-            leader_name: None,
-            last_log_index: index,
-            last_log_term: term,
-            commit_index: 0,
-            applied_index: 0,
-            peers: Vec::new(),
-            storage: None,
-        }
-    }
+    use super::{Lineage, goes_before};
+    use crate::model::names::ClusterId;
 
     #[test]
-    fn of_two_survivors_the_one_with_the_later_last_term_is_ahead_however_long_the_other_log_is() {
-        let (longer, later) = (log(Some(2), 500), log(Some(3), 100));
-        assert!(is_ahead(&later, &longer) && !is_ahead(&longer, &later));
-        assert!(is_ahead(&log(Some(3), 101), &later) && !is_ahead(&later, &log(Some(3), 101)));
-        assert!(!is_ahead(&later, &later), "either may be recovered");
-        assert_eq!(last_entry(&later), "term 3, index 100");
-    }
-
-    #[test]
-    fn a_survivor_that_tells_no_term_is_compared_by_its_index() {
-        let old = log(None, 200);
-        assert!(is_ahead(&old, &log(Some(7), 100)) && is_ahead(&log(Some(1), 300), &old));
-        assert!(!is_ahead(&old, &log(Some(1), 200)));
-        assert_eq!(last_entry(&old), "index 200");
+    fn of_two_successors_of_one_cluster_exactly_one_gives_way_and_strangers_never_do() {
+        let [first, one, other, stranger] = [1, 2, 3, 4].map(ClusterId::from_random);
+        let (smaller, larger) = if one < other { (&one, &other) } else { (&other, &one) };
+        assert!(goes_before((1, smaller), (1, larger)) && !goes_before((1, larger), (1, smaller)));
+        assert!(goes_before((2, larger), (1, smaller)) && !goes_before((1, smaller), (2, larger)));
+        assert!(!goes_before((1, smaller), (1, smaller)), "itself");
+        let of =
+            |cluster: &ClusterId| Lineage { cluster: cluster.clone(), predecessors: vec![first.clone()] };
+        assert!(of(smaller).succeeds(larger, std::slice::from_ref(&first)), "they come of the same one");
+        assert!(of(smaller).succeeds(&first, &[]), "it comes of ours");
+        assert!(
+            !of(smaller).succeeds(larger, std::slice::from_ref(&stranger))
+                && !of(smaller).succeeds(larger, &[])
+        );
     }
 }

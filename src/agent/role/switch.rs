@@ -27,7 +27,20 @@ pub(super) struct Switch {
 }
 
 /// An operator's order to recover, and where the outcome goes.
-pub(super) type Recovery = (ClusterId, oneshot::Sender<Result<ClusterId, OrderError>>);
+pub(super) struct Recovery {
+    /// The cluster whose quorum is lost.
+    pub(super) cluster: ClusterId,
+    /// Also where a server that may found a successor itself is silent, or was promised it.
+    pub(super) force: bool,
+    outcome: oneshot::Sender<Result<ClusterId, OrderError>>,
+}
+
+impl Recovery {
+    /// Says what came of it. Who asked may have gone away.
+    pub(super) fn tell(self, outcome: Result<ClusterId, OrderError>) {
+        drop(self.outcome.send(outcome));
+    }
+}
 
 /// Recoveries that wait: one person gives one order.
 const RECOVERIES_WAITING_MAX: usize = 1;
@@ -130,10 +143,11 @@ impl Consensus for Switch {
         self.open().await.inner.status().await
     }
 
-    async fn recover(&self, cluster: ClusterId) -> Result<ClusterId, OrderError> {
+    async fn recover(&self, cluster: ClusterId, force: bool) -> Result<ClusterId, OrderError> {
         let (sender, outcome) = oneshot::channel();
+        let recovery = Recovery { cluster, force, outcome: sender };
         let gone = || OrderError::Refused("the agent stops".to_owned());
-        self.recoveries.send((cluster, sender)).await.map_err(|_| gone())?;
+        self.recoveries.send(recovery).await.map_err(|_| gone())?;
         outcome.await.map_err(|_| gone())?
     }
 

@@ -41,6 +41,7 @@ const ACCEPT_PAUSE: std::time::Duration = std::time::Duration::from_millis(50);
 #[derive(Default)]
 pub struct Router {
     birth: ArcSwapOption<Box<dyn Handler>>,
+    promises: ArcSwapOption<Box<dyn Handler>>,
     consensus: ArcSwapOption<Box<dyn Handler>>,
 }
 
@@ -48,6 +49,11 @@ impl Router {
     /// Puts in who answers [`Method::Birth`].
     pub fn set_birth(&self, handler: impl Handler) {
         self.birth.store(Some(Arc::new(Box::new(handler))));
+    }
+
+    /// Puts in who answers [`Method::Promise`].
+    pub fn set_promises(&self, handler: impl Handler) {
+        self.promises.store(Some(Arc::new(Box::new(handler))));
     }
 
     /// Puts in who answers all other methods.
@@ -61,7 +67,11 @@ impl Router {
     }
 
     async fn call(&self, peer: &Hello, request: Request) -> Answer {
-        let slot = if request.method == Method::Birth { &self.birth } else { &self.consensus };
+        let slot = match request.method {
+            Method::Birth => &self.birth,
+            Method::Promise => &self.promises,
+            _ => &self.consensus,
+        };
         let handler = slot.load_full();
         match handler {
             Some(handler) => handler.call(peer, request).await,

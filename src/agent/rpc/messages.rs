@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::agent::handle::{Freshness, KvRead, NoLeader, OrderError, OrderReply, ProposeError, ReadMode};
 use crate::model::catalog::{KvAnswer, Reply};
+use crate::model::names::ClusterId;
 
 /// Answer to [`super::Method::Propose`] and [`super::Method::ProposeHere`], whose question is a bare encoded
 /// command: the log index and the catalog's reply.
@@ -32,6 +33,31 @@ pub type ReadIndexAnswer = Result<ReadIndex, NoLeader>;
 
 /// Answer to [`super::Method::Order`] and [`super::Method::OrderHere`].
 pub type OrderAnswer = Result<OrderReply, OrderError>;
+
+/// Question of [`super::Method::Promise`]: the asker wants to found the successor of this cluster.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PromiseQuestion {
+    /// The cluster whose quorum is lost.
+    pub cluster: ClusterId,
+    /// Whom you promised it before has given way to the asker, or an operator insists.
+    pub released: bool,
+}
+
+/// Answer to [`PromiseQuestion`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum PromiseAnswer {
+    /// The answering server founds none, also after a restart, unless the asker gives way.
+    Promised,
+    /// It promised that to another server before.
+    Taken {
+        /// The other's node name.
+        founder: String,
+    },
+    /// It is about to found one itself.
+    Recovering,
+    /// It hears a leader: the quorum is not lost.
+    InTouch,
+}
 
 /// Question of [`super::Method::KvRead`].
 pub type KvReadQuestion = KvRead;

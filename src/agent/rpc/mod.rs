@@ -78,12 +78,14 @@ pub enum Method {
     Order = 14,
     /// As `Order`, but only the leader itself answers.
     OrderHere = 15,
+    /// Would you let me found the successor of our cluster?
+    Promise = 16,
 }
 
 impl Method {
     fn from_byte(byte: u8) -> Option<Self> {
         use Method::{
-            Birth, Follow, KvRead, Order, OrderHere, Propose, ProposeHere, RaftAppend, RaftPreVote,
+            Birth, Follow, KvRead, Order, OrderHere, Promise, Propose, ProposeHere, RaftAppend, RaftPreVote,
             RaftSnapshot, RaftTransfer, RaftVote, ReadIndex, ReadIndexHere, Status,
         };
         [
@@ -102,6 +104,7 @@ impl Method {
             ReadIndexHere,
             Order,
             OrderHere,
+            Promise,
         ]
         .into_iter()
         .find(|method| *method as u8 == byte)

@@ -20,6 +20,7 @@ use crate::host::disk::simulated::{Faults, SimulatedDisk};
 use crate::host::net::Network;
 use crate::host::outside::random_bits;
 use crate::host::site::Site;
+use crate::model::membership::MemberStatus;
 use crate::simulation::network::Net;
 use crate::simulation::running;
 use crate::tasks::{Spawner, Tasks};
@@ -209,6 +210,17 @@ impl Machine {
             consensus: participation.roles.consensus(),
             participation,
             replica: participant.replica,
+        })
+    }
+
+    /// Whether it knows that somebody lives there.
+    pub(super) fn sees(&self, other: SocketAddr) -> bool {
+        let Some(process) = &self.process else { return false };
+        let members = process.participation.gossip.members();
+        members.iter().any(|member| {
+            member.status == MemberStatus::Alive
+                && member.address == other.ip()
+                && member.port == other.port()
         })
     }
 

@@ -241,7 +241,8 @@ impl World {
             }
             Step::Ruin(machine, wiped) => return self.give_up_a_majority(machine.into(), wiped),
             Step::Clone(machine, namesake) => return self.start_copy(machine.into(), namesake).await,
-            Step::Recover(machine) => return self.recover(machine.into()).await,
+            Step::Recover(machine) => return self.recover(machine.into(), None).await,
+            Step::RecoverAll(machine, how) => return self.recover(machine.into(), Some(how)).await,
             Step::Sleep(seconds) => tokio::time::advance(Duration::from_secs(seconds.into())).await,
         }
         None
@@ -374,7 +375,7 @@ impl World {
             let wrong = self.what_is_wrong();
             if wrong.is_some() && self.ruin.is_some() && begin.elapsed() >= recovering + RECOVERY_INTERVAL {
                 recovering = begin.elapsed();
-                self.recover(0).await;
+                self.recover(0, None).await;
             }
             match wrong {
                 None => break,

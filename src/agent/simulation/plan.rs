@@ -55,6 +55,8 @@ pub(super) enum Step {
     Clone(u8, bool),
     /// After a ruin, an operator recovers the cluster: from this machine, or from the next that may found a successor.
     Recover(u8),
+    /// As that, but all who are left are told, from this machine on; what goes wrong meanwhile is in the bits.
+    RecoverAll(u8, u8),
 }
 
 pub(super) struct Setup {
@@ -116,7 +118,8 @@ pub(super) fn plan(seed: u64) -> Vec<Step> {
         ruined |= matches!(step, Step::Ruin(..));
         if ruined && chance.one_in(3) {
             ruined = false;
-            steps.push(Step::Recover(chance.byte() % count));
+            let (how, machine) = (chance.byte(), chance.byte() % count);
+            steps.push(if how & 0x80 == 0 { Step::Recover(machine) } else { Step::RecoverAll(machine, how) });
         }
         if let Step::Freeze(machine) = step {
             frozen.push(machine);

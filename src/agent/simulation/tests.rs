@@ -1,9 +1,10 @@
 //! Histories of whole clusters: random ones, ones that failed once, and ones with planted faults.
 
 use super::Clusters;
-use super::plan::Step;
+use super::plan::{Setup, Step};
 use crate::simulation::explore::{Histories as _, explore, finds, replay};
-use crate::simulation::mutants::Mutant;
+use crate::simulation::mutants::{self, Mutant};
+use crate::simulation::panics::first_panic;
 
 /// Whole-cluster histories in `make test`.
 const HISTORIES: u64 = 2_000;
@@ -70,6 +71,50 @@ fn clusters_that_lose_their_quorum_go_on_as_one_successor_with_all_that_survivor
         Clusters.play(2, &steps, Some(&mut story));
         assert!(story.iter().any(|line| line.contains("founded")), "{story:?}");
     }
+}
+
+/// A seed with so many servers.
+fn seed_with(servers: usize) -> u64 {
+    (0..1000).find(|seed| Setup::of(*seed).servers == servers).unwrap()
+}
+
+/// Of five servers three are lost, and all that are left are told to found the successor: one after the other without a
+/// look at the answers, or at once; perhaps with a full disk, or with a loss of power in the middle.
+fn tell_all_survivors(first: u8, trouble: u8) -> Vec<String> {
+    let steps = [
+        Step::Wait(250),
+        Step::Ruin(first, 0b101),
+        Step::Wait(200),
+        Step::RecoverAll(first, trouble),
+        Step::Linger(50),
+    ];
+    let mut story = Vec::new();
+    Clusters.play(seed_with(5), &steps, Some(&mut story));
+    story
+}
+
+#[test]
+fn clusters_have_one_successor_when_all_survivors_are_told_to_found_it() {
+    for (first, trouble) in [(0, 0), (1, 0), (2, 1), (3, 1)] {
+        let story = tell_all_survivors(first, trouble);
+        assert!(story.iter().any(|line| line.contains("founded")), "{story:?}");
+    }
+}
+
+#[test]
+fn clusters_have_one_successor_when_the_disk_of_its_founder_fills_or_its_power_fails() {
+    for trouble in [0b0000_0010, 0b0010_1010, 0b1111_1011, 0b0000_1100, 0b0001_0101, 0b0010_0100] {
+        tell_all_survivors(0, trouble);
+    }
+}
+
+#[test]
+fn a_planted_second_recovery_is_found() {
+    mutants::plant(Some(Mutant::RecoveredTwice));
+    let found = first_panic(|| drop(tell_all_survivors(0, 1)));
+    mutants::plant(None);
+    let why = found.expect_err("planted and not found");
+    assert!(why.contains("survivors founded") || why.contains("two successors"), "{why}");
 }
 
 fn start_copies(first: u8, second: u8) {

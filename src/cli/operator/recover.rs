@@ -13,6 +13,9 @@ pub(crate) struct Args {
     /// The cluster whose quorum is lost, as `members -detailed` shows it: says that you mean it.
     #[arg(long, value_name = "CLUSTER ID")]
     cluster: Option<String>,
+    /// Also where a server that may found a successor itself gives no answer, or was promised that it may.
+    #[arg(long)]
+    force: bool,
 }
 
 /// Runs the command.
@@ -31,7 +34,9 @@ pub(crate) fn run(args: Args, output: &mut Output) -> anyhow::Result<u8> {
         .context(Usage("operator recover needs -cluster")));
     };
     let answer = block_on(async {
-        let answer = client.put("/v1/operator/recover", &[("cluster", &cluster)], "").await;
+        let mut query = vec![("cluster", cluster.as_str())];
+        query.extend(args.force.then_some(("force", "")));
+        let answer = client.put("/v1/operator/recover", &query, "").await;
         Ok(answer.and_then(Reply::accepted))
     })?;
     let answer = explain(answer, "Error recovering the cluster")?;

@@ -229,6 +229,12 @@ pub fn succeed(stored: &Certificate, successor: &ClusterId) -> Certificate {
     }
 }
 
+/// Whether the cluster `successor` came of one that `own` came of too: two survivors founded one each, and the agent says
+/// that it has joined the other. A cluster that `own` has closed is none: it is remembered from before.
+pub fn has_twin(own: &Certificate, successor: &ClusterId, predecessors: &[ClusterId]) -> bool {
+    !own.closed.contains(successor) && own.closed.iter().any(|closed| predecessors.contains(closed))
+}
+
 fn first<'a>(
     claims: impl Iterator<Item = &'a Claim>,
     expect: usize,
@@ -239,4 +245,29 @@ fn first<'a>(
         return Err(Impossible::TooFewClaims { have: claims.len(), expect });
     }
     Ok(claims.into_iter().take(expect).map(InitialMember::of).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Certificate, has_twin, succeed};
+    use crate::model::names::ClusterId;
+
+    #[test]
+    fn a_certificate_follows_the_twin_of_its_cluster_and_no_cluster_that_it_has_closed() {
+        let [first, ours, twin, stranger] = [1, 2, 3, 4].map(ClusterId::from_random);
+        let born = Certificate {
+            cluster_id: first.clone(),
+            epoch: 1,
+            expect: 3,
+            initial: Vec::new(),
+            bound: std::collections::BTreeSet::new(),
+            formed: true,
+            closed: Vec::new(),
+        };
+        let own = succeed(&born, &ours);
+        assert!(has_twin(&own, &twin, std::slice::from_ref(&first)));
+        assert!(!has_twin(&own, &twin, std::slice::from_ref(&stranger)));
+        let healed = succeed(&own, &twin);
+        assert!(!has_twin(&healed, &ours, std::slice::from_ref(&first)), "it was given up");
+    }
 }

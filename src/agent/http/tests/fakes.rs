@@ -34,6 +34,8 @@ pub(super) struct FakeConsensus {
     pub(super) orders: Mutex<Vec<Order>>,
     /// Why it refuses orders and recoveries.
     pub(super) refusal: Mutex<Option<String>>,
+    /// Whether an operator insisted on the last recovery.
+    pub(super) insisted: AtomicBool,
 }
 
 impl FakeConsensus {
@@ -59,6 +61,7 @@ impl FakeConsensus {
             }),
             orders: Mutex::default(),
             refusal: Mutex::default(),
+            insisted: AtomicBool::default(),
         }
     }
 
@@ -136,7 +139,8 @@ impl Consensus for FakeConsensus {
         }
     }
 
-    async fn recover(&self, cluster: ClusterId) -> Result<ClusterId, OrderError> {
+    async fn recover(&self, cluster: ClusterId, force: bool) -> Result<ClusterId, OrderError> {
+        self.insisted.store(force, Ordering::Relaxed);
         match self.refusal.lock().clone() {
             Some(why) => Err(OrderError::Refused(why)),
             None => Ok(cluster),

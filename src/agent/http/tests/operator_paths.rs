@@ -193,7 +193,10 @@ async fn a_recovery_needs_the_clusters_id_and_answers_the_successors() {
     subject.expect_put("/v1/operator/recover", "", 400, missing).await;
     subject.expect_put("/v1/operator/recover?cluster=dc1", "", 400, missing).await;
     let path = format!("/v1/operator/recover?cluster={CLUSTER}");
-    subject.expect_put(&path, "", 200, &format!("\"{CLUSTER}\"")).await;
+    for (how, insisted) in [("", false), ("&force", true), ("&force=false", false)] {
+        subject.expect_put(&format!("{path}{how}"), "", 200, &format!("\"{CLUSTER}\"")).await;
+        assert_eq!(subject.consensus.insisted.load(Ordering::Relaxed), insisted, "{how}");
+    }
     let why = "the cluster has a leader: there is nothing to recover";
     *subject.consensus.refusal.lock() = Some(why.to_owned());
     subject.expect_put(&path, "", 500, why).await;

@@ -97,7 +97,9 @@ impl Birth {
     ) {
         let own = self.own_certificate();
         let Some(record) = &mut self.local.record else { return };
-        if record.cluster_id == successor || !predecessors.contains(&record.cluster_id) {
+        let twin = |own: &Certificate| certificate::has_twin(own, &successor, predecessors);
+        let ours = predecessors.contains(&record.cluster_id) || record.certificate.as_ref().is_some_and(twin);
+        if record.cluster_id == successor || !ours {
             return;
         }
         let mut certificate = record.certificate.clone().unwrap_or(own);

@@ -52,12 +52,15 @@ pub(in crate::agent) fn look(
         // The process ended between the two steps of `retire`.
         archive(disk, data, life - 1)?;
     }
-    let next = data.join(consensus::NEXT_FOLDER);
-    if life > 0 && consensus::owner_of(disk, &next)? == Some(incarnation.node_id_in_life(life)) {
-        // It ended between the last two steps of a recovery.
+    let successor = consensus::owner_of(disk, &data.join(consensus::NEXT_FOLDER))?;
+    if life > 0 && successor == Some(incarnation.node_id_in_life(life)) && !is_there(disk, &folder)? {
+        // It ended in the middle of `succeed`: no other end of a life leaves that.
         enthrone(disk, data)?;
+    } else {
+        // An attempt that came to nothing. Later lives must not find it: they would take it for one of their own.
+        forget_successor(disk, data)?;
     }
-    let there = disk.exists(&folder).with_context(|| format!("cannot look into {}", folder.display()))?;
+    let there = is_there(disk, &folder)?;
     let by_flags = flags && life == 0;
     Ok(Start { life, server: there || by_flags, by_flags })
 }
@@ -77,8 +80,26 @@ fn load(disk: &dyn Disk, data: &Path) -> anyhow::Result<u32> {
 
 /// Ends a life: the raft folder moves away. Gives the next life. The agent must have closed the folder.
 pub(in crate::agent) fn retire(disk: &dyn Disk, data: Option<&Path>, life: u32) -> anyhow::Result<u32> {
-    let next = life.checked_add(1).context("this machine has been a server too often")?;
-    let Some(data) = data else { return Ok(next) };
+    let Some(data) = data else { return following(life) };
+    // Before the number: with it, a successor that was made ready and never founded would be taken for the next life's.
+    forget_successor(disk, data)?;
+    end(disk, data, life)
+}
+
+/// Ends a life with a successor at hand: its folder takes the place of the archived one. It has taken effect as soon as
+/// the number of the next life is written: [`look`] does what is left.
+pub(super) fn succeed(disk: &dyn Disk, data: &Path, life: u32) -> anyhow::Result<u32> {
+    let next = end(disk, data, life)?;
+    enthrone(disk, data)?;
+    Ok(next)
+}
+
+fn following(life: u32) -> anyhow::Result<u32> {
+    life.checked_add(1).context("this machine has been a server too often")
+}
+
+fn end(disk: &dyn Disk, data: &Path, life: u32) -> anyhow::Result<u32> {
+    let next = following(life)?;
     // The number first: an id whose log may be gone must never be used again.
     let bytes = versioned::encode(&Record { life: next })?;
     write_atomic_on(disk, &data.join(LIFE_FILE), &bytes, MODE_PRIVATE)?;
@@ -86,11 +107,21 @@ pub(in crate::agent) fn retire(disk: &dyn Disk, data: Option<&Path>, life: u32) 
     Ok(next)
 }
 
-/// Ends a life with a successor at hand: its folder takes the place of the archived one.
-pub(super) fn succeed(disk: &dyn Disk, data: &Path, life: u32) -> anyhow::Result<u32> {
-    let next = retire(disk, Some(data), life)?;
-    enthrone(disk, data)?;
-    Ok(next)
+fn is_there(disk: &dyn Disk, path: &Path) -> anyhow::Result<bool> {
+    disk.exists(path).with_context(|| format!("cannot look into {}", path.display()))
+}
+
+/// Removes a successor that was made ready and never founded.
+fn forget_successor(disk: &dyn Disk, data: &Path) -> anyhow::Result<()> {
+    let next = data.join(consensus::NEXT_FOLDER);
+    if !is_there(disk, &next)? {
+        return Ok(());
+    }
+    tracing::warn!(folder = %next.display(), "a recovery that came to nothing left a successor: it is removed");
+    disk.remove_folder(&next)
+        .with_context(|| format!("cannot remove {}", next.display()))
+        .hint("repair the disk, and start the agent again: nothing is lost")?;
+    disk.sync_folder(data).with_context(|| format!("cannot sync {}", data.display()))
 }
 
 fn enthrone(disk: &dyn Disk, data: &Path) -> anyhow::Result<()> {
@@ -116,40 +147,4 @@ fn archive(disk: &dyn Disk, data: &Path, life: u32) -> anyhow::Result<()> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::{MODE_PRIVATE, Start, look, retire};
-    use crate::host::disk::HostDisk;
-    use crate::host::files::write_atomic;
-    use crate::model::election::Incarnation;
-
-    #[test]
-    fn the_disk_counts_more_than_the_flags_and_a_past_server_is_none_until_it_has_a_log_again() {
-        let folder = tempfile::tempdir().unwrap();
-        let (data, incarnation) = (folder.path(), Incarnation::from_random(7));
-        let look = |flags| look(&HostDisk, Some(data), flags, &incarnation).unwrap();
-        assert_eq!(look(false), Start { life: 0, server: false, by_flags: false });
-        assert_eq!(look(true), Start { life: 0, server: true, by_flags: true });
-        std::fs::create_dir(data.join("raft")).unwrap();
-        assert_eq!(look(false), Start { life: 0, server: true, by_flags: false });
-        assert_eq!(retire(&HostDisk, Some(data), 0).unwrap(), 1);
-        assert!(data.join("raft.retired-0").is_dir());
-        assert_eq!(look(true), Start { life: 1, server: false, by_flags: false });
-        std::fs::create_dir(data.join("raft")).unwrap();
-        assert_eq!(look(false), Start { life: 1, server: true, by_flags: false });
-    }
-
-    #[test]
-    fn an_archiving_that_was_interrupted_is_finished_at_the_next_start() {
-        let folder = tempfile::tempdir().unwrap();
-        let (data, incarnation) = (folder.path(), Incarnation::from_random(7));
-        std::fs::create_dir(data.join("raft")).unwrap();
-        let owner = format!(r#"{{"format": 1, "node": {}, "cluster": null}}"#, incarnation.node_id());
-        write_atomic(&data.join("raft/owner.json"), owner.as_bytes(), MODE_PRIVATE).unwrap();
-        write_atomic(&data.join("raft-life.json"), br#"{"format": 1, "life": 1}"#, MODE_PRIVATE).unwrap();
-        assert_eq!(
-            look(&HostDisk, Some(data), true, &incarnation).unwrap(),
-            Start { life: 1, server: false, by_flags: false }
-        );
-        assert!(data.join("raft.retired-0/owner.json").is_file());
-    }
-}
+mod tests;
