@@ -18,6 +18,8 @@ pub(crate) enum Mutant {
     UncommittedShown,
     /// A leader answers reads without asking whether it still leads.
     ReadWithoutLease,
+    /// A leader answers reads by what writers were told, and some are told nothing: reads may show less than ones before.
+    ReadsForgetTheUntold,
     /// Those who wait for keys under a prefix are not woken.
     WatcherNotWoken,
     /// Raft looks for the other servers only where its configuration has them.

@@ -95,6 +95,10 @@ impl Inner {
         self.admit_write(&command)?;
         let write = tokio::time::timeout(WRITE_WAIT, self.raft.client_write(Proposal(command)));
         match write.await {
+            #[cfg(test)]
+            Ok(Ok(written)) if self.leaves_untold(written.log_id) => {
+                Err(ProposeError::Uncertain("a planted fault".to_owned()))
+            }
             Ok(Ok(written)) => match written.data {
                 Reply::Applied(Ok(reply)) => Ok((written.log_id.index, reply)),
                 Reply::Applied(Err(error)) => Err(ProposeError::Rejected(error)),
@@ -165,6 +169,10 @@ impl Inner {
             tracing::debug!(%error, "no read index");
             NoLeader
         })?;
+        #[cfg(test)]
+        if let Some(index) = self.planted_read_index(linearizer.read_log_id().log_id().leader_id.term) {
+            return Ok(index);
+        }
         Ok(linearizer.read_log_id().index())
     }
 
