@@ -86,6 +86,11 @@ async fn a_server_that_stops_does_not_wait_for_room() {
     tasks.join_next().await.unwrap().unwrap();
 }
 
+/// What is not to wait for room.
+async fn soon<T>(work: impl Future<Output = T>) -> T {
+    tokio::time::timeout(Duration::from_mins(1), work).await.expect("it waits for room")
+}
+
 #[tokio::test(start_paused = true)]
 async fn where_removing_takes_room_a_purge_on_a_full_disk_costs_nothing_and_is_made_good() {
     let full: [fn(&mut Faults); 2] =
@@ -102,8 +107,8 @@ async fn where_removing_takes_room_a_purge_on_a_full_disk_costs_nothing_and_is_m
         // One group: the writer runs when this waits for the vote.
         log.append([entry(1, 100, 10), entry(1, 101, 10)], IOFlushed::noop()).await.unwrap();
         log.purge(log_id(1, 90)).await.unwrap();
-        log.save_vote(&Vote::new(4, 2)).await.unwrap();
-        log.blocking_append([entry(1, 102, 10)]).await.unwrap();
+        soon(log.save_vote(&Vote::new(4, 2))).await.unwrap();
+        soon(log.blocking_append([entry(1, 102, 10)])).await.unwrap();
         let killed = disk.copy();
         disk.set(|faults| *faults = Faults::default());
         let deadline = tokio::time::Instant::now() + Duration::from_mins(1);
@@ -133,7 +138,7 @@ async fn a_log_grows_where_the_disk_does_not_tell_its_room() {
     disk.set(|faults| faults.free_unknown = true);
     let (mut log, _tasks) = simulated(&disk);
     for index in 0..200 {
-        log.blocking_append([entry(1, index, 100)]).await.unwrap();
+        soon(log.blocking_append([entry(1, index, 100)])).await.unwrap();
     }
     assert!(disk.list(Path::new(FOLDER)).unwrap().len() > 3);
     assert_eq!(log.space().borrow().room, Room::Enough);
