@@ -90,7 +90,7 @@ impl Stewardship {
                 () = stop.cancelled() => return Ok(()),
                 changed = leaders.changed() => if changed.is_err() { return Ok(()) },
                 () = self.changed.notified() => {}
-                () = table.changed() => {}
+                () = table.changed(), if !leads => {}
                 () = tokio::time::sleep(wait) => {}
             }
         }

@@ -18,7 +18,8 @@ pub(crate) enum Mutant {
     UncommittedShown,
     /// A leader answers reads without asking whether it still leads.
     ReadWithoutLease,
-    /// A leader answers reads by what writers were told, and some are told nothing: reads may show less than ones before.
+    /// A leader shows what it had when it last answered a writer, and some it never answers: what others were shown
+    /// already, it may not show.
     ReadsForgetTheUntold,
     /// Those who wait for keys under a prefix are not woken.
     WatcherNotWoken,

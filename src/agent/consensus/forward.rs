@@ -169,10 +169,6 @@ impl Inner {
             tracing::debug!(%error, "no read index");
             NoLeader
         })?;
-        #[cfg(test)]
-        if let Some(index) = self.planted_read_index(linearizer.read_log_id().log_id().leader_id.term) {
-            return Ok(index);
-        }
         Ok(linearizer.read_log_id().index())
     }
 
@@ -208,6 +204,10 @@ impl Inner {
         }
         self.barrier(read.mode).await?;
         let query = &read.query;
+        #[cfg(test)]
+        if let (None, Some(told)) = (&read.blocking, self.only_told(read.mode)) {
+            return Ok((told.kv_query(query), self.freshness()));
+        }
         let answer = match read.blocking {
             None => self.replica.load().kv_query(query),
             Some(wanted) => {

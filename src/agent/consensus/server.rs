@@ -115,9 +115,9 @@ pub(super) struct Inner {
     pub(super) handing_over: AtomicBool,
     /// No other server can lead in the place of this one, which has no room.
     pub(super) alone: AtomicBool,
-    /// For a planted fault: the last entry that a writer was told of.
+    /// For a planted fault: the last entry that a writer was told of, and the catalog then.
     #[cfg(test)]
-    pub(super) told: Mutex<Option<LogId>>,
+    pub(super) told: Mutex<Option<(LogId, Arc<crate::model::catalog::Catalog>)>>,
     log: Log,
     directory: Mutex<Option<Directory>>,
 }

@@ -1,16 +1,17 @@
 //! A server in a simulation: a log that is written by a task instead of a thread, and a look at raft.
 
+use std::sync::Arc;
+
 use openraft::async_runtime::watch::WatchReceiver as _;
 
 use super::log::{Log, LogSettings};
 use super::server::{Inner, Server};
 use super::types::{LogId, NodeId};
+use crate::agent::handle::ReadMode;
+use crate::model::catalog::Catalog;
 use crate::model::names::ClusterId;
 use crate::simulation::mutants::{self, Mutant};
 use crate::simulation::running;
-
-/// With a planted fault, one in so many writers is not told what became of its write.
-const UNTOLD_ONE_IN: u64 = 3;
 
 /// Bytes of the first segment: small, so that short histories see several.
 const SEGMENT_BYTES_FIRST: u64 = 32 << 10;
@@ -43,18 +44,23 @@ impl Inner {
         if !mutants::is(Mutant::ReadsForgetTheUntold) {
             return false;
         }
-        let untold = written.index.is_multiple_of(UNTOLD_ONE_IN);
-        if !untold {
-            let mut told = self.told.lock();
-            *told = (*told).max(Some(written));
+        let untold = written.index.is_multiple_of(2);
+        let mut told = self.told.lock();
+        if !untold && told.as_ref().is_none_or(|(last, _)| *last < written) {
+            *told = Some((written, self.replica.snapshot()));
         }
         untold
     }
 
-    /// With that fault, the read index of a leader: not all that is committed, but all that its writers were told of.
-    pub(super) fn planted_read_index(&self, term: u64) -> Option<u64> {
-        let told = (*self.told.lock())?;
-        (mutants::is(Mutant::ReadsForgetTheUntold) && told.leader_id.term == term).then_some(told.index)
+    /// With that fault, what a leader shows to a default read: all that it has told its writers of.
+    pub(super) fn only_told(&self, mode: ReadMode) -> Option<Arc<Catalog>> {
+        let leads = self.leader.borrow().as_ref().is_some_and(|leader| leader.here);
+        if !mutants::is(Mutant::ReadsForgetTheUntold) || mode != ReadMode::Default || !leads {
+            return None;
+        }
+        let term = self.raft.metrics().borrow_watched().current_term;
+        let told = self.told.lock();
+        told.as_ref().filter(|(last, _)| last.leader_id.term == term).map(|(_, catalog)| Arc::clone(catalog))
     }
 }
 
