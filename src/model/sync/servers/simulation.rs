@@ -368,7 +368,7 @@ fn replacements_keep_their_pace() {
     let mut last = Vec::new();
     for _ in 0..20_000 {
         // Servers die as soon as they are ones, leaders as well, but never the majority.
-        let leads = world.swaps % 2 == 0;
+        let leads = world.swaps.is_multiple_of(2);
         let dies = |id: &u64| world.is_up(*id) && leads == (world.leader == Some(*id));
         let victim = world.voters.iter().copied().find(dies);
         if let Some(id) = victim.filter(|_| world.up_voters() == world.voters.len()) {
