@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::consensus::{Peer, Server};
-use super::handle::{Consensus as _, Order, OrderError, OrderReply, Replica, Steward as Desk, Which};
+use super::handle::{Consensus as _, Order, OrderError, OrderReply, Replica, Steward as Desk, Topic, Which};
 use crate::host::outside::wall_seconds;
 use crate::model::catalog::{Catalog, Command, Departure, Purpose, ServersCommand, Settlement};
 use crate::model::membership::Member;
@@ -75,20 +75,22 @@ impl Stewardship {
     /// Runs while the server runs.
     pub(super) async fn run(self: Arc<Self>, stop: CancellationToken) -> anyhow::Result<()> {
         let mut leaders = self.context.server.leader_changes();
-        let mut led = false;
+        let mut table = self.context.replica.watch(Topic::Servers);
         loop {
             let leads = leaders.borrow_and_update().as_ref().is_some_and(|leader| leader.here);
-            if leads && !led {
-                // What was seen in an earlier term may have missed what happened since.
-                *self.steward.lock() = Steward::default();
-            }
-            led = leads;
-            let wait = if leads { self.look().await } else { Duration::from_hours(1) };
+            let wait = if leads {
+                self.look().await
+            } else {
+                let catalog = self.context.replica.snapshot();
+                self.steward.lock().follow(self.began.elapsed(), catalog.servers());
+                Duration::from_hours(1)
+            };
             tokio::select! {
                 biased;
                 () = stop.cancelled() => return Ok(()),
                 changed = leaders.changed() => if changed.is_err() { return Ok(()) },
                 () = self.changed.notified() => {}
+                () = table.changed(), if !leads => {}
                 () = tokio::time::sleep(wait) => {}
             }
         }

@@ -18,6 +18,9 @@ pub(crate) enum Mutant {
     UncommittedShown,
     /// A leader answers reads without asking whether it still leads.
     ReadWithoutLease,
+    /// A leader shows what it had when it last answered a writer, and some it never answers: what others were shown
+    /// already, it may not show.
+    ReadsForgetTheUntold,
     /// Those who wait for keys under a prefix are not woken.
     WatcherNotWoken,
     /// Raft looks for the other servers only where its configuration has them.

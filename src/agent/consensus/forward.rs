@@ -95,6 +95,10 @@ impl Inner {
         self.admit_write(&command)?;
         let write = tokio::time::timeout(WRITE_WAIT, self.raft.client_write(Proposal(command)));
         match write.await {
+            #[cfg(test)]
+            Ok(Ok(written)) if self.leaves_untold(written.log_id) => {
+                Err(ProposeError::Uncertain("a planted fault".to_owned()))
+            }
             Ok(Ok(written)) => match written.data {
                 Reply::Applied(Ok(reply)) => Ok((written.log_id.index, reply)),
                 Reply::Applied(Err(error)) => Err(ProposeError::Rejected(error)),
@@ -200,6 +204,10 @@ impl Inner {
         }
         self.barrier(read.mode).await?;
         let query = &read.query;
+        #[cfg(test)]
+        if let (None, Some(told)) = (&read.blocking, self.only_told(read.mode)) {
+            return Ok((told.kv_query(query), self.freshness()));
+        }
         let answer = match read.blocking {
             None => self.replica.load().kv_query(query),
             Some(wanted) => {

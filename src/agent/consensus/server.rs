@@ -115,6 +115,9 @@ pub(super) struct Inner {
     pub(super) handing_over: AtomicBool,
     /// No other server can lead in the place of this one, which has no room.
     pub(super) alone: AtomicBool,
+    /// For a planted fault: the last entry that a writer was told of, and the catalog then.
+    #[cfg(test)]
+    pub(super) told: Mutex<Option<(LogId, Arc<crate::model::catalog::Catalog>)>>,
     log: Log,
     directory: Mutex<Option<Directory>>,
 }
@@ -181,6 +184,8 @@ impl Server {
                 storage: watch::channel(None).0,
                 handing_over: AtomicBool::new(false),
                 alone: AtomicBool::new(false),
+                #[cfg(test)]
+                told: Mutex::default(),
                 log,
                 directory: Mutex::new(directory),
             }

@@ -1,11 +1,16 @@
 //! A server in a simulation: a log that is written by a task instead of a thread, and a look at raft.
 
+use std::sync::Arc;
+
 use openraft::async_runtime::watch::WatchReceiver as _;
 
 use super::log::{Log, LogSettings};
-use super::server::Server;
-use super::types::NodeId;
+use super::server::{Inner, Server};
+use super::types::{LogId, NodeId};
+use crate::agent::handle::ReadMode;
+use crate::model::catalog::Catalog;
 use crate::model::names::ClusterId;
+use crate::simulation::mutants::{self, Mutant};
 use crate::simulation::running;
 
 /// Bytes of the first segment: small, so that short histories see several.
@@ -31,6 +36,32 @@ pub(super) fn open_log(settings: LogSettings) -> anyhow::Result<Log> {
     let (log, pump) = Log::open_pumped(sizes)?;
     running::spawn_within(pump.run(move || disk.delay()));
     Ok(log)
+}
+
+impl Inner {
+    /// Whether, by a planted fault, a writer is not told that its entry was committed.
+    pub(super) fn leaves_untold(&self, written: LogId) -> bool {
+        if !mutants::is(Mutant::ReadsForgetTheUntold) {
+            return false;
+        }
+        let untold = written.index.is_multiple_of(2);
+        let mut told = self.told.lock();
+        if !untold && told.as_ref().is_none_or(|(last, _)| *last < written) {
+            *told = Some((written, self.replica.snapshot()));
+        }
+        untold
+    }
+
+    /// With that fault, what a leader shows to a default read: all that it has told its writers of.
+    pub(super) fn only_told(&self, mode: ReadMode) -> Option<Arc<Catalog>> {
+        let leads = self.leader.borrow().as_ref().is_some_and(|leader| leader.here);
+        if !mutants::is(Mutant::ReadsForgetTheUntold) || mode != ReadMode::Default || !leads {
+            return None;
+        }
+        let term = self.raft.metrics().borrow_watched().current_term;
+        let told = self.told.lock();
+        told.as_ref().filter(|(last, _)| last.leader_id.term == term).map(|(_, catalog)| Arc::clone(catalog))
+    }
 }
 
 impl Server {

@@ -97,8 +97,10 @@ impl StateMachine {
     }
 
     fn publish(&self, changes: &Changes, commands: &mut Vec<(u64, Bytes)>) {
-        self.replica.publish(Arc::new(self.catalog.clone()), changes);
+        // First announced, then shown: a fresh read that waited for the entry here says by the feed up to where a
+        // client has to wait.
         self.feed.push(commands.drain(..), self.catalog.index());
+        self.replica.publish(Arc::new(self.catalog.clone()), changes);
     }
 }
 
@@ -215,5 +217,43 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
     async fn get_current_snapshot(&mut self) -> Result<Option<Snapshot>, io::Error> {
         let loaded = self.store.off_thread(|store| store.load().map_err(io::Error::other)).await?;
         Ok(loaded.map(|(meta, snapshot)| Snapshot { meta, snapshot }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use bytes::Bytes;
+
+    use super::StateMachine;
+    use crate::agent::consensus::feed::Feed;
+    use crate::agent::consensus::snapshot::SnapshotStore;
+    use crate::agent::handle::Replica;
+    use crate::model::catalog::Changes;
+
+    /// Entries that one thread publishes while another looks: enough for many looks between the two halves of one.
+    const ENTRIES: u64 = 100_000;
+
+    #[test]
+    fn whoever_sees_an_entry_finds_that_those_who_follow_are_told_to_wait_for_it() {
+        let (replica, feed) = (Arc::new(Replica::default()), Arc::new(Feed::default()));
+        let store = SnapshotStore::in_memory();
+        let mut machine = StateMachine::open(store, Arc::clone(&replica), Arc::clone(&feed)).unwrap();
+        let discovery = feed.discovery();
+        std::thread::scope(|scope| {
+            scope.spawn(move || {
+                for index in 1..=ENTRIES {
+                    machine.catalog.skip_to(index);
+                    machine.publish(&Changes::default(), &mut vec![(index, Bytes::new())]);
+                }
+            });
+            let mut seen = 0;
+            while seen < ENTRIES {
+                seen = replica.load().index();
+                let announced = *discovery.borrow();
+                assert!(announced >= seen, "entry {seen} is shown, and announced is {announced}");
+            }
+        });
     }
 }

@@ -152,6 +152,7 @@ fn planted_faults_in_clusters_are_found() {
         Mutant::SyncSkipped,
         Mutant::UncommittedShown,
         Mutant::ReadWithoutLease,
+        Mutant::ReadsForgetTheUntold,
         Mutant::WatcherNotWoken,
         Mutant::RetiredTakenIn,
         Mutant::AddedInsteadOfReplaced,

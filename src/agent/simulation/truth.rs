@@ -1,12 +1,19 @@
 //! What is true of the cluster as a whole: what was committed, who led when; and whether the machines agree with it.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 use super::line::Line;
 use super::machine::Machine;
-use crate::model::catalog::Catalog;
+use crate::model::catalog::{Catalog, Departure, Purpose, Swap};
 use crate::model::names::ClusterId;
+use crate::model::sync::servers::REPLACEMENTS_PER_HOUR_MAX;
 use crate::simulation::running::{self, Applied, Founded, Seen};
+
+/// The hour of the limit, less what a step can take: what was committed is looked at after it.
+const LIMITED: Duration = Duration::from_mins(58);
 
 /// All that was ever applied, in order: of the cluster that was born, and of each that was founded as a successor.
 pub(super) struct Truth {
@@ -18,6 +25,8 @@ pub(super) struct Truth {
     compared: BTreeMap<(u64, usize), u64>,
     /// Term and index at which the logs of a cluster's survivors ended when an operator gave up the others.
     survivors: BTreeMap<ClusterId, Vec<(u64, u64)>>,
+    /// The dead servers that were replaced in each line, and when that was seen.
+    replaced: BTreeMap<usize, Vec<(Swap, Instant)>>,
 }
 
 impl Default for Truth {
@@ -27,6 +36,7 @@ impl Default for Truth {
             applied: BTreeMap::new(),
             compared: BTreeMap::new(),
             survivors: BTreeMap::new(),
+            replaced: BTreeMap::new(),
         }
     }
 }
@@ -57,6 +67,22 @@ impl Truth {
         assert_eq!(begun, 0, "two successors of one cluster commit");
         let past = self.past_voters(line);
         self.lines[line].commit(applied, &past);
+        self.count_replaced(line);
+    }
+
+    /// A fault that kills one server after the other is not fed with new ones, whatever the clocks of the leaders show.
+    fn count_replaced(&mut self, line: usize) {
+        let Some(catalog) = self.lines[line].catalog() else { return };
+        let known = self.replaced.entry(line).or_default();
+        for swap in &catalog.servers().history {
+            let dead = matches!(swap.purpose, Purpose::Replace { why: Departure::Dead, .. });
+            if !dead || known.iter().any(|(one, _)| one == swap) {
+                continue;
+            }
+            known.push((swap.clone(), Instant::now()));
+            let recent = known.iter().filter(|(_, at)| at.elapsed() < LIMITED).count();
+            assert!(recent <= REPLACEMENTS_PER_HOUR_MAX, "{recent} dead servers were replaced in an hour");
+        }
     }
 
     /// The line of a cluster. Before the birth there is none but the first.

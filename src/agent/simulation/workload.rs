@@ -362,18 +362,28 @@ struct KeyHistory {
 
 impl KeyHistory {
     fn of(key: &str, line: &Line, done: &[Done]) -> Self {
-        let places = line.places();
-        let mut known = Vec::new();
-        for one in done {
-            if let (What::Write { key: Some(of), command }, Told::Written(_)) = (&one.what, &one.told)
-                && *of == key
-                && let Some(places) = places.get(command)
-                && places.len() == 1
-            {
-                known.extend(places.iter().map(|(index, _)| (one.answered, *index)));
+        let (places, values) = (line.places(), line.values_of(key));
+        // Where each value came, if it came once.
+        let mut came: BTreeMap<&Bytes, Option<u64>> = BTreeMap::new();
+        for (index, value) in &values {
+            if let Some(value) = value {
+                came.entry(value).and_modify(|place| *place = None).or_insert(Some(*index));
             }
         }
-        Self { values: line.values_of(key), known }
+        let told = |one: &Done| match (&one.what, &one.told) {
+            (What::Write { key: Some(of), command }, Told::Written(_)) if *of == key => {
+                let places = places.get(command).filter(|places| places.len() == 1)?;
+                places.first().map(|(index, _)| *index)
+            }
+            // Acknowledged or not: what a fresh read has shown, later ones show, or what came after it.
+            (
+                What::Read { key: of, mode: ReadMode::Default | ReadMode::Consistent },
+                Told::Value(Some(value)),
+            ) if *of == key => came.get(value).copied().flatten(),
+            _ => None,
+        };
+        let known = done.iter().filter_map(|one| Some((one.answered, told(one)?))).collect();
+        Self { values, known }
     }
 
     /// The last index of which somebody knew before.

@@ -16,6 +16,12 @@ pub(crate) struct Faults {
     pub(crate) fail_sync: bool,
     /// Every write fails.
     pub(crate) fail_writes: bool,
+    /// No file can be removed, because that takes room (btrfs, a quota).
+    pub(crate) full_for_removing: bool,
+    /// No folder can be synced, because that takes room.
+    pub(crate) full_for_names: bool,
+    /// It does not tell how much room there is.
+    pub(crate) free_unknown: bool,
     /// Files that cannot be read.
     pub(crate) unreadable: BTreeSet<PathBuf>,
     /// The machine stops in the middle of this many changes from now; see `SimulatedDisk::has_stopped`.

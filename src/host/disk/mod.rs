@@ -206,6 +206,11 @@ pub fn replace(disk: &dyn Disk, path: &Path, temporary: &Path, bytes: &[u8], mod
     written
 }
 
+/// Whether so many bytes may fit on the disk of a folder. A disk that does not tell is asked by writing.
+pub fn may_fit(disk: &dyn Disk, folder: &Path, bytes: u64) -> bool {
+    !disk.free(folder).is_ok_and(|free| free < bytes)
+}
+
 /// Whether an error says that nothing fits on the disk any more: a write may succeed once there is room again.
 pub fn is_full(error: &io::Error) -> bool {
     matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded)

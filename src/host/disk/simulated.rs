@@ -383,6 +383,9 @@ impl Disk for SimulatedDisk {
         let mut state = self.0.lock();
         if state.file(path).is_ok() {
             state.proceed()?;
+            if state.faults.full_for_removing {
+                return Err(ErrorKind::StorageFull.into());
+            }
             state.apply(&Event::Remove(path.to_owned()));
         }
         Ok(())
@@ -414,12 +417,16 @@ impl Disk for SimulatedDisk {
     fn sync_folder(&self, folder: &Path) -> io::Result<()> {
         let mut state = self.0.lock();
         state.proceed()?;
+        if state.faults.full_for_names {
+            return Err(ErrorKind::QuotaExceeded.into());
+        }
         state.apply(&Event::SyncFolder(folder.to_owned()));
         Ok(())
     }
 
     fn free(&self, _folder: &Path) -> io::Result<u64> {
-        Ok(self.0.lock().free())
+        let state = self.0.lock();
+        if state.faults.free_unknown { Err(ErrorKind::Unsupported.into()) } else { Ok(state.free()) }
     }
 
     fn random(&self) -> u64 {

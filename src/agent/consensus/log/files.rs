@@ -15,7 +15,7 @@ use super::recovery::Recovered;
 use super::room::{self, Room, Space};
 use super::segment::{self, SECTOR_BYTES, Segment};
 use crate::agent::consensus::types::LogId;
-use crate::host::disk::is_full;
+use crate::host::disk::{is_full, may_fit};
 
 /// A segment that is no longer written.
 #[derive(Debug)]
@@ -49,6 +49,8 @@ pub(super) struct Files {
     unsealed: bool,
     /// There seemed to be room for the next segment, and was not (a quota).
     made_in_vain: bool,
+    /// Purged segments are still there, because the disk was full.
+    unremoved: bool,
 }
 
 impl Files {
@@ -76,6 +78,7 @@ impl Files {
             buffer: Vec::new(),
             unsealed: !recovered.sealed,
             made_in_vain: false,
+            unremoved: false,
         })
     }
 
@@ -94,6 +97,8 @@ impl Files {
     /// # Errors
     /// As the disk says. When it is full, nothing has happened, and the same group may be given again.
     pub(super) fn commit(&mut self, group: &[Job], committed: Option<LogId>) -> io::Result<()> {
+        // They may be what there is no room for.
+        self.remove_left()?;
         let mut buffer = std::mem::take(&mut self.buffer);
         let written = self.write(&mut buffer, group, committed);
         self.buffer = buffer;
@@ -200,10 +205,10 @@ impl Files {
         let sequence = self.active.sequence + 1;
         let capacity = self.settings.capacity_of(sequence).max(need);
         let disk = &*self.settings.disk;
-        let made = if disk.free(&self.settings.folder)? < capacity {
-            Err(io::ErrorKind::StorageFull.into())
-        } else {
+        let made = if may_fit(disk, &self.settings.folder, capacity) {
             segment::create(disk, &self.settings.folder, sequence, capacity)
+        } else {
+            Err(io::ErrorKind::StorageFull.into())
         };
         if let Err(error) = &made {
             self.next = Next::Missing(Some(error.to_string().into()));
@@ -253,7 +258,7 @@ impl Files {
         let disk = Arc::clone(&self.settings.disk);
         let folder = self.settings.folder.clone();
         // Looked at first, so that a disk that is nearly full is not filled to the last byte every time.
-        if disk.free(&folder)? < capacity {
+        if !may_fit(&*disk, &folder, capacity) {
             self.next = Next::Missing(Some(io::Error::from(io::ErrorKind::StorageFull).to_string().into()));
             return Ok(());
         }
@@ -273,9 +278,9 @@ impl Files {
         self.made_in_vain
     }
 
-    /// Whether the next segment is missing or being made: something to come back to.
-    pub(super) fn wants_next(&self) -> bool {
-        matches!(&self.next, Next::Making(..) | Next::Missing(Some(_)))
+    /// Whether there is something to come back to: the next segment is missing or being made, or purged ones are left.
+    pub(super) fn wants_care(&self) -> bool {
+        self.unremoved || matches!(&self.next, Next::Making(..) | Next::Missing(Some(_)))
     }
 
     /// How much room is left.
@@ -288,19 +293,45 @@ impl Files {
         Space { room, why: why.filter(|_| room != Room::Enough) }
     }
 
-    /// Removes the segments whose entries are all purged, oldest first; the segment behind each begins with the marks.
+    /// Removes the purged segments that a full disk kept.
+    ///
+    /// # Errors
+    /// As the disk says, except that it is still full.
+    pub(super) fn remove_left(&mut self) -> io::Result<()> {
+        if self.unremoved { self.remove_purged() } else { Ok(()) }
+    }
+
+    /// Removes the segments whose entries are all purged. The group that purged them is durable, so a full disk is no
+    /// error (on some, removing takes room): then they stay for now.
     fn remove_purged(&mut self) -> io::Result<()> {
-        let Some(purged) = self.marks.purged else { return Ok(()) };
-        while self
-            .closed
-            .front()
-            .is_some_and(|older| older.highest.is_none_or(|highest| highest <= purged.index))
-        {
-            if let Some(older) = self.closed.pop_front() {
-                self.settings.disk.remove(&older.path)?;
-                // One by one: a gap would look like a segment that was lost.
-                self.settings.disk.sync_folder(&self.settings.folder)?;
+        let removed = self.remove_oldest();
+        match removed {
+            Err(error) if is_full(&error) => {
+                if !std::mem::replace(&mut self.unremoved, true) {
+                    let folder = self.settings.folder.display();
+                    tracing::warn!(
+                        "there is no room to remove purged segments of the log in {folder}: {error}"
+                    );
+                }
+                Ok(())
             }
+            removed => {
+                self.unremoved = false;
+                removed
+            }
+        }
+    }
+
+    /// Oldest first; the segment behind each begins with the marks.
+    fn remove_oldest(&mut self) -> io::Result<()> {
+        let Some(purged) = self.marks.purged else { return Ok(()) };
+        while let Some(older) = self.closed.front()
+            && older.highest.is_none_or(|highest| highest <= purged.index)
+        {
+            self.settings.disk.remove(&older.path)?;
+            // One by one: a gap would look like a segment that was lost.
+            self.settings.disk.sync_folder(&self.settings.folder)?;
+            self.closed.pop_front();
         }
         Ok(())
     }

@@ -5,6 +5,8 @@
 //! cut and what is refused.
 
 mod files;
+#[cfg(test)]
+mod full_tests;
 #[cfg(any(test, feature = "fuzz"))]
 pub(super) mod fuzz;
 mod queue;

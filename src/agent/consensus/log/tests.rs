@@ -12,7 +12,7 @@ use proptest::prelude::*;
 
 use super::record::{ALIGNMENT, FRAME_HEADER_BYTES};
 use super::segment::{HEADER_BYTES, SECTOR_BYTES, path_of};
-use super::{Log, LogSettings, Room};
+use super::{Log, LogSettings};
 use crate::agent::consensus::feed::Feed;
 use crate::agent::consensus::snapshot::SnapshotStore;
 use crate::agent::consensus::state_machine::StateMachine;
@@ -22,7 +22,7 @@ use crate::host::disk::simulated::SimulatedDisk;
 use crate::host::disk::{Disk as _, HostDisk};
 use crate::host::files::{MODE_PRIVATE, write_atomic};
 
-const SMALL: u64 = 4096;
+pub(super) const SMALL: u64 = 4096;
 
 fn settings(folder: &Path) -> LogSettings {
     LogSettings {
@@ -36,11 +36,11 @@ fn open(folder: &Path) -> Log {
     Log::open(settings(folder)).unwrap()
 }
 
-fn log_id(term: u64, index: u64) -> LogId {
+pub(super) fn log_id(term: u64, index: u64) -> LogId {
     LogId::new_term_index(term, index)
 }
 
-fn entry(term: u64, index: u64, length: usize) -> Entry {
+pub(super) fn entry(term: u64, index: u64, length: usize) -> Entry {
     let payload = if length == 0 {
         EntryPayload::Blank
     } else {
@@ -49,7 +49,7 @@ fn entry(term: u64, index: u64, length: usize) -> Entry {
     Entry { log_id: log_id(term, index), payload }
 }
 
-async fn entries(log: &Log) -> Vec<Entry> {
+pub(super) async fn entries(log: &Log) -> Vec<Entry> {
     log.clone().try_get_log_entries(0..).await.unwrap()
 }
 
@@ -117,9 +117,9 @@ async fn everything_acknowledged_is_there_after_reopening_over_many_segments() {
     assert_eq!(entries(&log).await, [entry(3, 1001, 1)], "a snapshot was installed ahead of the log");
 }
 
-const FOLDER: &str = "/data/log";
+pub(super) const FOLDER: &str = "/data/log";
 
-fn on(disk: &SimulatedDisk) -> LogSettings {
+pub(super) fn on(disk: &SimulatedDisk) -> LogSettings {
     LogSettings { disk: Arc::new(disk.clone()), ..settings(Path::new(FOLDER)) }
 }
 
@@ -333,80 +333,6 @@ async fn the_log_runs_as_a_task_on_a_simulated_disk_and_survives_kills_and_losse
         }
     }
     assert!(next > 60 && stops > 3, "{next} entries, {stops} stops in the middle of a write");
-}
-
-/// A log on a simulated disk, written by a task.
-fn simulated(disk: &SimulatedDisk) -> (Log, tokio::task::JoinSet<()>) {
-    let (log, pump) = Log::open_pumped(on(disk)).unwrap();
-    let mut tasks = tokio::task::JoinSet::new();
-    tasks.spawn(pump.run(|| Duration::ZERO));
-    (log, tasks)
-}
-
-#[tokio::test(start_paused = true)]
-async fn on_a_full_disk_votes_are_kept_entries_are_announced_as_too_many_and_room_heals_it() {
-    let disk = SimulatedDisk::new(2);
-    let (mut log, _tasks) = simulated(&disk);
-    let space = log.space();
-    disk.set(|faults| faults.capacity = Some(SMALL));
-    let mut rooms = vec![space.borrow().room];
-    for index in 0..30 {
-        log.blocking_append([entry(1, index, 80)]).await.unwrap();
-        // A round of the writer says what it found before the next entry is accepted.
-        tokio::time::sleep(Duration::from_millis(1)).await;
-        if *rooms.last().unwrap() != space.borrow().room {
-            rooms.push(space.borrow().room);
-        }
-    }
-    assert_eq!(rooms, [Room::Enough, Room::Low, Room::Full], "each is announced while there is still room");
-    assert!(space.borrow().why.is_some());
-    log.save_vote(&Vote::new(5, 1)).await.unwrap();
-    disk.set(|faults| faults.capacity = None);
-    let mut healed = log.space();
-    healed.wait_for(|space| space.room == Room::Enough).await.unwrap();
-    assert_eq!(healed.borrow().why, None);
-    log.blocking_append([entry(5, 30, 3000)]).await.unwrap();
-}
-
-#[tokio::test(start_paused = true)]
-#[allow(clippy::disallowed_methods, reason = "what is started here is awaited here")]
-async fn what_does_not_fit_waits_in_its_order_until_there_is_room() {
-    let disk = SimulatedDisk::new(2);
-    let (mut log, _tasks) = simulated(&disk);
-    log.blocking_append([entry(1, 0, 10)]).await.unwrap();
-    disk.set(|faults| (faults.capacity, faults.copy_on_write) = (Some(SMALL), true));
-    let mut appender = log.clone();
-    let append = tokio::spawn(async move { appender.blocking_append([entry(1, 1, 500)]).await });
-    let mut voter = log.clone();
-    let vote = tokio::spawn(async move { voter.save_vote(&Vote::new(9, 1)).await });
-    let mut space = log.space();
-    space.wait_for(|space| space.room == Room::Stuck).await.unwrap();
-    tokio::time::sleep(Duration::from_mins(5)).await;
-    assert!(!append.is_finished() && !vote.is_finished(), "neither acknowledged nor failed");
-    disk.set(|faults| faults.capacity = None);
-    append.await.unwrap().unwrap();
-    vote.await.unwrap().unwrap();
-    space.wait_for(|space| space.room == Room::Enough).await.unwrap();
-    drop(log);
-    disk.lose_power(|_| false);
-    let (log, _tasks) = simulated(&disk);
-    assert_eq!(entries(&log).await.len(), 2);
-    assert_eq!(log.clone().read_vote().await.unwrap(), Some(Vote::new(9, 1)));
-}
-
-#[tokio::test(start_paused = true)]
-#[allow(clippy::disallowed_methods, reason = "what is started here is awaited here")]
-async fn a_server_that_stops_does_not_wait_for_room() {
-    let disk = SimulatedDisk::new(2);
-    let (log, mut tasks) = simulated(&disk);
-    disk.set(|faults| (faults.capacity, faults.copy_on_write) = (Some(SMALL), true));
-    let mut appender = log.clone();
-    let append = tokio::spawn(async move { appender.blocking_append([entry(1, 0, 500)]).await });
-    log.space().wait_for(|space| space.room == Room::Stuck).await.unwrap();
-    log.give_up();
-    let error = append.await.unwrap().unwrap_err().to_string();
-    assert!(error.contains("cannot write the log in /data/log: no storage space"), "{error}");
-    tasks.join_next().await.unwrap().unwrap();
 }
 
 #[derive(Debug, Clone)]

@@ -200,7 +200,7 @@ impl Core {
         let idle = wake == Wake::Pause || stop;
         let marks = self.committed.is_some() || self.files.unsealed();
         if self.group.is_empty() && !(idle && marks) {
-            return match (stop, marks, self.files.wants_next()) {
+            return match (stop, marks, self.files.wants_care()) {
                 (true, ..) => Then::End,
                 (_, true, _) => Then::Wait(Some(COMMITTED_WAIT)),
                 (_, _, true) => Then::Wait(Some(ROOM_PAUSE)),
@@ -218,13 +218,14 @@ impl Core {
         }
     }
 
-    /// Looks after the next segment, and says how much room there is.
+    /// Looks after the segments, and says how much room there is.
     fn tend(&mut self) -> io::Result<()> {
         let now = Instant::now();
         let pause = if self.files.made_in_vain() { VAIN_PAUSE } else { ROOM_PAUSE };
         let retry = self.looked.is_none_or(|looked| now - looked >= pause);
         if retry {
             self.looked = Some(now);
+            self.files.remove_left()?;
         }
         self.files.prepare_next(retry)?;
         self.say(self.files.space());

@@ -13,43 +13,32 @@ pub const REPLACEMENTS_PER_HOUR_MAX: usize = 6;
 /// The hour of that limit.
 const HOUR: Duration = Duration::from_hours(1);
 
-/// When the replacements in the log happened, by the steady clock of one leader.
+/// For how long the replacements in the log have been known here, by a steady clock.
 ///
-/// The log has wall-clock times of several machines. They are turned into ages once, when a leader first sees them:
-/// a clock that is wrong delays replacements by an hour at most and never lets more of them happen.
+/// The log has wall-clock times of several machines, and they are for people: any clock may be hours or years away from
+/// the one that reads them. So a replacement is as old as this process has known it; every server looks while it follows,
+/// to know when it leads. Where that is wrong (it was started a moment ago), replacements wait for an hour at most, and
+/// never happen faster.
 #[derive(Debug, Default)]
 pub(super) struct Pace {
-    known: Vec<Seen>,
-}
-
-/// A replacement, and how old it was when this leader saw it.
-#[derive(Debug)]
-struct Seen {
-    swap: Swap,
-    at: Duration,
-    age: Duration,
+    /// Each with the time at which it was first seen.
+    known: Vec<(Swap, Duration)>,
 }
 
 impl Pace {
-    /// Takes note of what the log has. `fresh`: this leader has just begun, so what it sees is older than it.
-    pub(super) fn observe(&mut self, now: Duration, wall: u64, table: &ServerTable, fresh: bool) {
-        self.known.retain(|seen| table.history.contains(&seen.swap));
+    /// Takes note of what the log has.
+    pub(super) fn observe(&mut self, now: Duration, table: &ServerTable) {
+        self.known.retain(|(swap, _)| table.history.contains(swap));
         for swap in table.history.iter().filter(|swap| is_replacement(swap)) {
-            if self.known.iter().any(|seen| seen.swap == *swap) {
-                continue;
+            if self.known.iter().all(|(known, _)| known != swap) {
+                self.known.push((swap.clone(), now));
             }
-            let age = if fresh {
-                Duration::from_secs(wall.saturating_sub(swap.at)).min(HOUR)
-            } else {
-                Duration::ZERO
-            };
-            self.known.push(Seen { swap: swap.clone(), at: now, age });
         }
     }
 
-    /// How long ago each replacement was.
+    /// How long ago each replacement was, at least.
     fn ages(&self, now: Duration) -> impl Iterator<Item = Duration> {
-        self.known.iter().map(move |seen| seen.age.saturating_add(now.saturating_sub(seen.at)))
+        self.known.iter().map(move |(_, at)| now.saturating_sub(*at))
     }
 
     /// Why the next replacement has to wait, if it has to.
@@ -97,7 +86,7 @@ mod tests {
         for number in 0..REPLACEMENTS_PER_HOUR_MAX as u64 {
             assert_eq!(pace.hold(now), None, "replacement {number}");
             table.history.push(swap(number, 1000));
-            pace.observe(now, 1000, &table, false);
+            pace.observe(now, &table);
             assert!(pace.hold(now).unwrap().contains("just happened"));
             now += COOL_DOWN;
         }
@@ -106,13 +95,34 @@ mod tests {
     }
 
     #[test]
-    fn a_new_leader_knows_what_the_one_before_did_and_no_clock_makes_it_faster() {
-        for (wall, held) in [(1005, true), (1010, false), (900, true), (0, true)] {
-            let mut pace = Pace::default();
-            let table = ServerTable { history: vec![swap(1, 1000)], ..ServerTable::default() };
-            pace.observe(seconds(0), wall, &table, true);
-            assert_eq!(pace.hold(seconds(0)).is_some(), held, "wall clock {wall}");
-            assert_eq!(pace.hold(COOL_DOWN), None, "wall clock {wall}");
+    fn a_leader_counts_only_the_time_that_it_has_seen_pass_whatever_the_clocks_say() {
+        // The wall clocks of the leaders before: years behind, about right, hours and years ahead.
+        for wall in [0, 1000, 1000 + 7200, u64::MAX] {
+            let history = (0..REPLACEMENTS_PER_HOUR_MAX as u64).map(|number| swap(number, wall)).collect();
+            let table = ServerTable { history, ..ServerTable::default() };
+            let mut follower = Pace::default();
+            follower.observe(seconds(0), &table);
+            let began = seconds(3599);
+            let mut starter = Pace::default();
+            starter.observe(began, &table);
+            for pace in [&mut follower, &mut starter] {
+                pace.observe(began + COOL_DOWN / 2, &table);
+            }
+            let why = starter.hold(began + COOL_DOWN).unwrap();
+            assert!(why.contains("within the last hour"), "wall clock {wall}: {why}");
+            assert!(starter.hold(began + seconds(3599)).is_some(), "wall clock {wall}");
+            assert_eq!(starter.hold(began + HOUR), None, "wall clock {wall}");
+            assert!(follower.hold(began).is_some(), "wall clock {wall}");
+            assert_eq!(follower.hold(HOUR), None, "wall clock {wall}: it has known for an hour");
         }
+    }
+
+    #[test]
+    fn a_new_leader_pauses_after_what_the_one_before_did_last() {
+        let mut pace = Pace::default();
+        let table = ServerTable { history: vec![swap(1, 1000)], ..ServerTable::default() };
+        pace.observe(seconds(5), &table);
+        assert!(pace.hold(seconds(6)).unwrap().contains("just happened"));
+        assert_eq!(pace.hold(seconds(5) + COOL_DOWN), None);
     }
 }

@@ -13,6 +13,8 @@ use crate::model::names::ClusterId;
 /// Length of one step of the world.
 const TICK: Duration = Duration::from_millis(500);
 const REPLACE_AFTER: Duration = Duration::from_secs(5);
+/// By how many seconds each server's clock is ahead of the one before.
+const CLOCK_STEP: u64 = 5000;
 /// Histories that are played through.
 const SEEDS: u64 = 40;
 
@@ -30,7 +32,8 @@ struct World {
     learners: BTreeMap<u64, usize>,
     owner: BTreeMap<u64, usize>,
     leader: Option<u64>,
-    steward: Steward,
+    /// By raft id: those of the servers that run.
+    stewards: BTreeMap<u64, Steward>,
     catalog: Catalog,
     cluster: ClusterId,
     next_id: u64,
@@ -52,7 +55,7 @@ impl World {
             learners: BTreeMap::new(),
             owner: BTreeMap::new(),
             leader: None,
-            steward: Steward::default(),
+            stewards: BTreeMap::new(),
             catalog: Catalog::default(),
             cluster: ClusterId::from_random(seed.into()),
             next_id: 1,
@@ -166,15 +169,16 @@ impl World {
         }
         let majority = self.up_voters() * 2 > self.voters.len();
         let leads = self.leader.filter(|id| majority && self.is_up(*id) && self.voters.contains(id));
-        if leads.is_none() || (faults && self.chance(60)) {
+        let changes = leads.is_none() || (faults && self.chance(60));
+        if changes {
             self.leader = None;
-            self.steward = Steward::default();
             if self.up_voters() * 2 > self.voters.len() {
                 let up: Vec<u64> = self.voters.iter().copied().filter(|id| self.is_up(*id)).collect();
                 let drawn = usize::try_from(self.draw(up.len() as u64)).unwrap();
                 self.leader = Some(up[drawn]);
             }
         }
+        self.follow(changes);
         if self.leader.is_none() {
             return;
         }
@@ -185,6 +189,16 @@ impl World {
         }
         for _ in 0..3 {
             self.lead();
+        }
+    }
+
+    /// The servers read the log, except the leader that stays one. A process that ends forgets what it has seen.
+    fn follow(&mut self, changes: bool) {
+        let all = self.voters.iter().chain(self.learners.keys()).copied();
+        let running: BTreeSet<u64> = all.filter(|id| self.is_up(*id)).collect();
+        self.stewards.retain(|id, _| running.contains(id));
+        for id in running.into_iter().filter(|id| changes || self.leader != Some(*id)) {
+            self.stewards.entry(id).or_default().follow(self.now, self.catalog.servers());
         }
     }
 
@@ -241,9 +255,11 @@ impl World {
             cluster: &self.cluster,
             catalog: &catalog,
             policy: Policy { mode: self.mode, replace_after: REPLACE_AFTER },
-            wall: self.now.as_secs(),
+            // Every server's clock is another.
+            wall: self.now.as_secs() + self.leader.unwrap_or_default() * CLOCK_STEP,
         };
-        let Some(action) = self.steward.step(self.now, &view) else { return };
+        let steward = self.leader.and_then(|id| self.stewards.get_mut(&id)).expect("a leader runs");
+        let Some(action) = steward.step(self.now, &view) else { return };
         let (up, voters) = (self.up_voters(), self.voters.len());
         assert!(up * 2 > voters, "a leader has a majority");
         match action {
@@ -351,8 +367,10 @@ fn replacements_keep_their_pace() {
     let mut world = World::new(7, 5, 20, Mode::Auto);
     let mut last = Vec::new();
     for _ in 0..20_000 {
-        // Every server that does not lead dies as soon as it is one, but never the majority.
-        let victim = world.voters.iter().copied().find(|id| world.leader != Some(*id) && world.is_up(*id));
+        // Servers die as soon as they are ones, leaders as well, but never the majority.
+        let leads = world.swaps.is_multiple_of(2);
+        let dies = |id: &u64| world.is_up(*id) && leads == (world.leader == Some(*id));
+        let victim = world.voters.iter().copied().find(dies);
         if let Some(id) = victim.filter(|_| world.up_voters() == world.voters.len()) {
             let machine = world.owner[&id];
             world.machines[machine].up = false;

@@ -9,7 +9,9 @@ use super::candidate::{self, Candidate, Facts, Proof};
 use super::change::next_change;
 use super::pace::Pace;
 use super::{ConfiguredServer, Mode, Policy, ServerChange, ServerMember, TAG_DATACENTER, TAG_NODE_ID};
-use crate::model::catalog::{Catalog, Departure, Nomination, Purpose, ServersCommand, Settlement};
+use crate::model::catalog::{
+    Catalog, Departure, Nomination, Purpose, ServerTable, ServersCommand, Settlement,
+};
 use crate::model::membership::{Member, MemberStatus};
 use crate::model::names::ClusterId;
 
@@ -53,10 +55,9 @@ pub(super) enum Need {
     Shrink(u64),
 }
 
-/// What one leader has seen since it leads.
+/// What one server has seen: since it leads, and of the replacements since it is a server.
 #[derive(Debug, Default)]
 pub struct Steward {
-    began: Option<Duration>,
     /// Since when each configured server has been up or down.
     pub(super) state: BTreeMap<u64, (bool, Duration)>,
     alive: BTreeMap<String, Duration>,
@@ -66,6 +67,13 @@ pub struct Steward {
 }
 
 impl Steward {
+    /// Takes note of what the log says while another leads. Forgets what was seen when this one led: too much may have
+    /// happened since.
+    pub fn follow(&mut self, now: Duration, table: &ServerTable) {
+        *self = Self { pace: std::mem::take(&mut self.pace), ..Self::default() };
+        self.pace.observe(now, table);
+    }
+
     /// Takes note of `view`, and gives what is to be done now. Call it again after it was done, and every now and then.
     pub fn step(&mut self, now: Duration, view: &View<'_>) -> Option<Action> {
         self.observe(now, view);
@@ -103,9 +111,7 @@ impl Steward {
     }
 
     fn observe(&mut self, now: Duration, view: &View<'_>) {
-        let fresh = self.began.is_none();
-        self.began.get_or_insert(now);
-        self.pace.observe(now, view.wall, view.catalog.servers(), fresh);
+        self.pace.observe(now, view.catalog.servers());
         for server in view.configured {
             let up = view.is_up(server);
             let state = self.state.entry(server.id).or_insert((up, now));
