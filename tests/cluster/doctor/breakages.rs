@@ -144,8 +144,12 @@ pub(super) fn full_disk(machine: &Machine, other: &Machine) {
     );
     is_healthy(machine);
     sh(machine, &format!("dd if=/dev/zero of={data}/filler bs=64k 2>&1 || df -h {data}"));
-    // What is written then tells the server.
-    other.run(&[INSTALLED, "kv", "put", "written/while-full", "1"]);
+    // The log has room prepared: the server knows when that is used up.
+    sh(
+        other,
+        "head -c 400000 /dev/zero >/root/value; for count in $(seq 100); do \
+         curl -sS -o /dev/null -X PUT --data-binary @/root/value http://127.0.0.1:8500/v1/kv/value; done; rm /root/value",
+    );
     let symptom = format!("the disk of server {} is full", machine.name);
     for told in [machine, other] {
         let fix = is_found(told, "cluster", "error", &symptom);
