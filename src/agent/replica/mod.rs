@@ -156,7 +156,8 @@ fn barrier(
 }
 
 impl Inner {
-    /// Asks the server that we follow; another one when that fails, as long as `again` allows and there is time.
+    /// Asks the server that we follow; another one when that fails, as long as `again` allows, there is time, and this
+    /// machine is a client: nobody watches that server for one that is no client any more.
     async fn ask(
         &self,
         method: Method,
@@ -166,6 +167,7 @@ impl Inner {
         again: impl Fn(&RpcError) -> bool,
     ) -> Result<Bytes, RpcError> {
         let mut servers = self.server.subscribe();
+        let stop = self.spawner.stop_token();
         let mut last = RpcError::Unreachable("no server is known".to_owned());
         loop {
             let server = servers.borrow_and_update().clone();
@@ -176,6 +178,7 @@ impl Inner {
                     asked = server.call(method, body.clone(), wait) => asked,
                     // A dead machine does not close its connections; that it is silent shows in the stream.
                     _ = servers.changed() => Err(RpcError::Lost("the server is no longer followed".to_owned())),
+                    () = stop.cancelled() => return Err(RpcError::Lost("this machine is a client no more".to_owned())),
                 };
                 match asked {
                     Ok(answer) => return Ok(answer),
@@ -189,7 +192,11 @@ impl Inner {
             }
             let until = if known { deadline.min(now + RETRY_PAUSE) } else { deadline };
             // Whichever comes first, the present server is asked.
-            drop(tokio::time::timeout_at(until, servers.changed()).await);
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => return Err(last),
+                _ = tokio::time::timeout_at(until, servers.changed()) => {}
+            }
         }
     }
 

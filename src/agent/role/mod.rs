@@ -42,8 +42,9 @@ const STANDING_INTERVAL: Duration = Duration::from_secs(1);
 const PROMOTION_INTERVAL: Duration = Duration::from_millis(50);
 /// Pause after a promotion that failed here (the RPC port is in use, the disk is full).
 const RETRY_PAUSE: Duration = Duration::from_secs(1);
-/// How long questions that a client handed on may take after it has become a server.
-const CLIENT_GRACE: Duration = Duration::from_secs(10);
+/// How long questions that a client handed on may take after it has become a server: longer than an election. Nobody
+/// watches that server any more: if it dies or moves now, who asked waits this long.
+const CLIENT_GRACE: Duration = Duration::from_secs(3);
 /// How long a server that leaves waits for another machine to take its place.
 const SWAP_WAIT: Duration = Duration::from_secs(15);
 /// How often it asks.

@@ -56,6 +56,16 @@ fn clusters_do_not_grow_when_a_new_machine_is_started_as_a_server_while_one_is_d
     }
 }
 
+/// Found by simulation: a client was frozen with requests under way and became a server when it went on. The server that it
+/// had followed had moved, and nobody watched it for those requests any more.
+#[test]
+fn clusters_answer_who_asked_a_client_that_became_a_server() {
+    let before = [Step::Wait(250), Step::Wait(210), Step::Wait(161), Step::Wait(220), Step::Wait(9)];
+    let lost = [Step::PowerOff(2), Step::Wait(12), Step::Linger(44), Step::Wait(136), Step::Wait(28)];
+    let after = [Step::Ruin(2, 246), Step::Wait(196), Step::Freeze(3), Step::Linger(54), Step::Move(1)];
+    replay(&Clusters, 275, &[before, lost, after].concat());
+}
+
 /// Whichever majority is lost, and whether its disks are lost with it or come back.
 #[test]
 fn clusters_that_lose_their_quorum_go_on_as_one_successor_with_all_that_survivors_had() {

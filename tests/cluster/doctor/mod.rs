@@ -187,11 +187,12 @@ fn doctor_finds_each_breakage_of_a_cluster_and_prints_the_command_that_repairs_i
     breakages::ports(three);
     clock::is_ahead(three);
     clock::is_set_by_nobody(three);
-    breakages::empty_machine_ids(three);
-    breakages::cloned_machine_id(three, one);
+    // What the units said is in the journal of the machine-id of then.
     containers::nobody_serves_them(three);
     containers::docker_forgets_us(three);
     containers::a_firewall_is_between(three);
+    breakages::empty_machine_ids(three);
+    breakages::cloned_machine_id(three, one);
     breakages::addresses(three, &network.address(77));
     breakages::resolver(three);
     engine::docker(three);
