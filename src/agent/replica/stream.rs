@@ -126,6 +126,8 @@ async fn try_follow(inner: &Inner, address: SocketAddr) -> anyhow::Result<()> {
                 snapshot.extend_from_slice(&piece);
                 if snapshot.len() as u64 >= total {
                     catalog = Catalog::from_bytes(&std::mem::take(&mut snapshot))?;
+                    // A new server that is still being given the log would take all names away from us.
+                    ensure!(catalog.cluster() == Some(&cluster), "the server has nothing of its cluster yet");
                     inner.replica.replace(Arc::new(catalog.clone()));
                     fresh = true;
                 }

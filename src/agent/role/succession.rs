@@ -61,11 +61,19 @@ impl Roles {
                 }
             };
             let _timed_out = tokio::time::timeout(LOOK_INTERVAL, somebody_new).await.is_err();
-            // Who was bound to a cluster by its birth and lost sight of it at once has nothing of it in the catalog.
-            let bound = || identity.cluster().or_else(|| self.machine.told.clone());
-            let Some(own) = self.cluster().or_else(bound) else { continue };
-            let before = self.machine.replica.load().servers().predecessors.clone();
-            for address in self.strangers(&own) {
+            // Who has just joined a successor still has the catalog of the old cluster. Who was bound to a cluster by its
+            // birth and lost sight of it at once has nothing of it in the catalog.
+            let bound = identity.cluster().or_else(|| self.cluster()).or_else(|| self.machine.told.clone());
+            let Some(own) = bound else { continue };
+            let catalog = self.machine.replica.load();
+            let (epoch, before) = match catalog.cluster() {
+                Some(cluster) if *cluster == own => {
+                    (catalog.servers().epoch, catalog.servers().predecessors.clone())
+                }
+                _ => (0, Vec::new()),
+            };
+            drop(catalog);
+            for address in self.strangers(&own, epoch) {
                 match self.ask_lineage(address).await {
                     Ok(theirs) if theirs.succeeds(&own, &before) => return theirs.cluster,
                     Ok(theirs) => {
@@ -79,13 +87,13 @@ impl Roles {
     }
 
     /// Servers of other clusters that ours would give way to if they came of the same one ([`goes_before`]).
-    fn strangers(&self, own: &ClusterId) -> Vec<SocketAddr> {
-        let epoch = self.machine.replica.load().servers().epoch;
+    fn strangers(&self, own: &ClusterId, epoch: u64) -> Vec<SocketAddr> {
         let members = self.gossip.members();
         let strangers = members.iter().filter_map(|member| {
             let theirs = member.tags.get(TAG_EPOCH)?.parse().ok()?;
             let server = ServerMember::of(member)?;
-            let first = goes_before((theirs, server.cluster.as_ref()?), (epoch, own));
+            let cluster = server.cluster.as_ref()?;
+            let first = cluster != own && goes_before((theirs, cluster), (epoch, own));
             (member.status == MemberStatus::Alive && first).then_some(server.address)
         });
         strangers.collect()

@@ -66,6 +66,17 @@ fn clusters_answer_who_asked_a_client_that_became_a_server() {
     replay(&Clusters, 275, &[before, lost, after].concat());
 }
 
+/// Found by simulation: a machine that joined a successor followed one of its servers that was still being given the log,
+/// took nothing from it for everything, and lost the names that it had.
+#[test]
+fn clusters_never_take_the_names_from_a_client_that_follows_a_server_with_nothing() {
+    let before = [Step::Wait(35), Step::PowerOff(1), Step::Wait(15), Step::Linger(106), Step::Wait(88)];
+    let lost = [Step::Wait(46), Step::Start(1), Step::Wait(28), Step::PowerOff(1), Step::Wait(19)];
+    let recovered = [Step::Ruin(0, 128), Step::Linger(86), Step::Recover(3), Step::Wait(49), Step::Start(2)];
+    let after = [Step::Wait(42), Step::Wait(177), Step::Wait(47), Step::Isolate(3), Step::Wait(35)];
+    replay(&Clusters, 372, &[before, lost, recovered, after].concat());
+}
+
 /// Whichever majority is lost, and whether its disks are lost with it or come back.
 #[test]
 fn clusters_that_lose_their_quorum_go_on_as_one_successor_with_all_that_survivors_had() {
