@@ -34,6 +34,15 @@ pub(super) async fn stream(
         discovery.borrow_and_update();
         let missed = have.map_or(Missed::TooMuch, |have| inner.feed.since(have));
         match missed {
+            // A new server that is still being given the log would take all names away from who joins its cluster.
+            Missed::TooMuch if inner.replica.load().cluster().is_none() => {
+                tokio::select! {
+                    biased;
+                    changed = discovery.changed() => changed?,
+                    () = events.closed() => return Ok(()),
+                }
+                continue;
+            }
             Missed::TooMuch => {
                 let (index, bytes) = snapshot(&inner).await?;
                 let total = bytes.len() as u64;

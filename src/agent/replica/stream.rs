@@ -126,8 +126,12 @@ async fn try_follow(inner: &Inner, address: SocketAddr) -> anyhow::Result<()> {
                 snapshot.extend_from_slice(&piece);
                 if snapshot.len() as u64 >= total {
                     catalog = Catalog::from_bytes(&std::mem::take(&mut snapshot))?;
-                    // A new server that is still being given the log would take all names away from us.
-                    ensure!(catalog.cluster() == Some(&cluster), "the server has nothing of its cluster yet");
+                    // One of an earlier version that is still being given the log would take all names away from us.
+                    let has_some = inner.replica.load().index() > 0;
+                    ensure!(
+                        !has_some || catalog.cluster().is_some(),
+                        "the server has nothing of its cluster yet"
+                    );
                     inner.replica.replace(Arc::new(catalog.clone()));
                     fresh = true;
                 }
