@@ -92,6 +92,11 @@ fn client_subnet(edns: &HickoryEdns) -> Option<Vec<u8>> {
 }
 
 fn refuse(request: &Request, code: ResponseCode) -> Reading {
+    // hickory repeats questions byte by byte; a name in them may point into the header, which is another one in a reply.
+    let bytes = request.as_slice();
+    if bytes.get(4..6) != Some(&[0, 1]) || question_end(bytes).is_none() {
+        return error_reply(bytes, Rcode::FormErr).map_or(Reading::Noise, Reading::Error);
+    }
     let edns = request.edns.as_ref().map(|_| {
         let mut edns = HickoryEdns::new();
         edns.set_max_payload(UDP_BYTES);

@@ -297,7 +297,9 @@ impl Roles {
     async fn until_promoted(&self, client: &RunningClient) -> anyhow::Result<RunningServer> {
         let mut watch = self.machine.replica.watch(Topic::Servers);
         loop {
-            let nomination = self.own_nomination();
+            // Who has just joined a successor still has the catalog of the old cluster, and a nomination there is void.
+            let ours = client.identity.cluster().is_none_or(|ours| self.cluster() == Some(ours));
+            let nomination = self.own_nomination().filter(|_| ours);
             match nomination {
                 Some(nomination) if !self.leaving.load(Ordering::Relaxed) => {
                     match self.promote(client, &nomination).await {

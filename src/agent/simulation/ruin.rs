@@ -70,6 +70,15 @@ impl World {
         let voters = numbers
             .filter(|number| self.machines[*number].raft_id.is_some_and(|id| leader.voters.contains(&id)));
         let victims: Vec<usize> = voters.take(self.servers / 2 + 1).collect();
+        // Who has nothing of the cluster but its birth can found no successor: there is nothing to recover then.
+        let knows = |(number, machine): (usize, &Machine)| {
+            let server = machine.process.as_ref().and_then(|process| process.server());
+            !victims.contains(&number)
+                && server.is_some_and(|server| server.view().cluster.as_ref() == Some(&cluster))
+        };
+        if !self.machines.iter().enumerate().any(knows) {
+            return Some("nobody would be left".to_owned());
+        }
         for (bit, number) in victims.into_iter().enumerate() {
             self.end(number, End::PowerLost);
             if wiped & (1 << bit) != 0 {

@@ -169,14 +169,18 @@ impl Language {
 
 /// Checks a text. An empty list: nothing to change.
 pub fn lint(language: Language, text: &str) -> Vec<Finding> {
-    match language {
+    let mut findings = match language {
         Language::CloudConfig => cloud_config(text),
         Language::CloudInit => cloud_init(text),
         Language::Ignition => ignition(text),
         Language::Butane => butane(text),
         Language::Unit => unit_file(text),
         Language::Script => Vec::new(),
-    }
+    };
+    // A carriage return alone ends a line for YAML, and for nobody else.
+    let lines = text.lines().count().max(1);
+    findings.iter_mut().for_each(|finding| finding.line = finding.line.min(lines));
+    findings
 }
 
 /// Whether a text opens Docker's API, without encryption, to the network.
