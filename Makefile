@@ -17,6 +17,7 @@ FUZZ_TOOLS  := c++:g++
 FUZZ_TARGETS = $(or $(TARGET),$(basename $(notdir $(wildcard fuzz/targets/*.rs))))
 SECONDS ?= 60
 JOBS ?= $(shell nproc)
+SEED ?= 0
 BENCH_TOOLS := dnsperf:dnsperf knotd:knot unbound:unbound etcd:etcd-server
 
 # Tests whose names begin so are simulations.
@@ -104,7 +105,8 @@ bench: bench-tools release
 	  --bin corediscover-bench
 	target/$(TRIPLE)/release/corediscover-bench $(ARGS)
 
-# Runs each target for SECONDS with libFuzzer, JOBS of them at once, from its seeds and what was found before.
+# Runs each target for SECONDS with libFuzzer, JOBS of them at once, from its seeds and what was found before. SEED=1 plays
+# the same inputs again where the corpus is empty; 0 is chance.
 # No sanitizer: this program has no unsafe code, and without one the stable toolchain is enough.
 fuzz: fuzz-tools
 	cd fuzz && cargo fuzz build --fuzz-dir . --sanitizer none --target-dir target
@@ -114,7 +116,7 @@ fuzz-%:
 	@mkdir -p fuzz/corpus/$* fuzz/found/$* fuzz/artifacts/$*
 	@echo "fuzzing $* for $(SECONDS) s"
 	@cd fuzz && target/$(TRIPLE)/release/$* -artifact_prefix=artifacts/$*/ corpus/$* seeds/$* found/$* \
-	  -max_total_time=$(SECONDS) -max_len=4096 -timeout=10 -rss_limit_mb=2048 -print_final_stats=1 -verbosity=0 || \
+	  -seed=$(SEED) -max_total_time=$(SECONDS) -max_len=4096 -timeout=10 -rss_limit_mb=2048 -print_final_stats=1 -verbosity=0 || \
 	  { echo "hint: reduce the input with \`cargo fuzz tmin\`, keep it in fuzz/found/$*, and correct what it shows" >&2; exit 1; }
 
 # Installs what is missing when it may, else names it.
