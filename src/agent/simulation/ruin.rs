@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::World;
-use super::machine::{End, Machine};
+use super::machine::{End, Machine, Process};
 use crate::agent::handle::{Consensus as _, OrderError};
 use crate::host::disk::simulated::Faults;
 use crate::model::names::ClusterId;
@@ -72,7 +72,7 @@ impl World {
         let victims: Vec<usize> = voters.take(self.servers / 2 + 1).collect();
         // Who has nothing of the cluster but its birth can found no successor: there is nothing to recover then.
         let knows = |(number, machine): (usize, &Machine)| {
-            let server = machine.process.as_ref().and_then(|process| process.server());
+            let server = machine.process.as_ref().and_then(Process::server);
             !victims.contains(&number)
                 && server.is_some_and(|server| server.view().cluster.as_ref() == Some(&cluster))
         };

@@ -179,7 +179,9 @@ pub fn lint(language: Language, text: &str) -> Vec<Finding> {
     };
     // A carriage return alone ends a line for YAML, and for nobody else.
     let lines = text.lines().count().max(1);
-    findings.iter_mut().for_each(|finding| finding.line = finding.line.min(lines));
+    for finding in &mut findings {
+        finding.line = finding.line.min(lines);
+    }
     findings
 }
 
