@@ -138,7 +138,7 @@ pub(super) fn full_disk(machine: &Machine, other: &Machine) {
         machine,
         &format!(
             "systemctl stop {AGENT}; mv {data} {data}.aside; mkdir -m 0700 {data}; \
-             mount -t tmpfs -o size=40m,mode=0700 tmpfs {data}; cp -a {data}.aside/. {data}; \
+             mount -t tmpfs -o size=200m,mode=0700 tmpfs {data}; cp -a {data}.aside/. {data}; \
              chown --reference={data}.aside {data}; systemctl start {AGENT} corediscover-resolved.service"
         ),
     );
