@@ -30,7 +30,7 @@ use crate::model::registration::{Binding, Facts, Health, NetworkMode, Port, Stat
 /// Where the original expects the socket: `docker run -v /var/run/docker.sock:/tmp/docker.sock`.
 const SOCKET_OF_THE_ORIGINAL: &str = "/tmp/docker.sock";
 /// Where the engine puts it.
-const SOCKET_DEFAULT: &str = "/var/run/docker.sock";
+pub const SOCKET_DEFAULT: &str = "/var/run/docker.sock";
 /// How long Docker may take to begin an answer, in seconds. Inspecting is quick; a loaded engine is not.
 const ANSWER_SECONDS_MAX: u64 = 20;
 /// Containers that are inspected at the same time; more would only queue up inside the engine.

@@ -19,7 +19,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 pub use consul::Consul;
-pub use docker::{DockerEngine, EngineVersion, a_container, bridge_address, version};
+pub use docker::{DockerEngine, EngineVersion, SOCKET_DEFAULT, a_container, bridge_address, version};
 pub use engine::{Engine, Identity, Listing, Twin};
 pub use registry::{Registry, RegistryUri, RegistryUriError};
 

@@ -6,10 +6,7 @@ use std::process::{Command, Output, Stdio};
 use anyhow::{Context as _, bail};
 
 use crate::hint::{WithHint as _, fault};
-use crate::model::resolved;
-
-/// The resolver's unit.
-pub(super) const RESOLVER: &str = "systemd-resolved.service";
+use crate::model::resolved::{self, RESOLVER};
 
 /// What a program printed, when it succeeded.
 ///

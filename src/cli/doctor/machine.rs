@@ -36,8 +36,6 @@ const SYSTEMD_RUNS: &str = "/run/systemd/system";
 /// The engine's process, and where its program is.
 const ENGINE: &str = "dockerd";
 const ENGINE_PROGRAMS: [&str; 3] = ["/usr/bin/dockerd", "/usr/sbin/dockerd", "/usr/local/bin/dockerd"];
-/// Where an engine of any package listens.
-const DOCKER_SOCKET: &str = "/var/run/docker.sock";
 /// The engine's unit.
 const ENGINE_UNIT: &str = "docker.service";
 /// Files that say where Docker listens, beside its unit.
@@ -63,7 +61,7 @@ pub(super) async fn units(settings: &Settings) -> Result<Facts, String> {
     }
     let uptime = std::fs::read_to_string("/proc/uptime").map_err(|error| format!("/proc/uptime: {error}"))?;
     let uptime_seconds = uptime.split('.').next().and_then(|text| text.parse().ok()).unwrap_or(u64::MAX);
-    let known = settings.known(docker_is_installed() || Path::new(DOCKER_SOCKET).exists());
+    let known = settings.known(docker_is_installed() || Path::new(registrator::SOCKET_DEFAULT).exists());
     Ok(Facts {
         units,
         files: settings.units.iter().map(|(name, _)| *name).collect(),

@@ -6,23 +6,21 @@ use super::settings::Settings;
 use crate::host::unit_files;
 use crate::model::doctor::command_line;
 use crate::model::doctor::missing_units::Known;
+use crate::model::provision::etcd::ETCD_LOCAL;
 use crate::model::provision::units::{AGENT, INSTALL, RESOLVED};
+use crate::model::resolved::RESOLVER;
 
-/// Where etcd is, when nobody says it.
-const ETCD: &str = "http://127.0.0.1:2379";
-/// The resolver that our unit is for.
-const RESOLVER_UNIT: &str = "systemd-resolved.service";
 /// Where fleet puts the units that it runs.
 const FLEET_FOLDER: &str = "/run/fleet/units";
 
 impl Settings {
     /// What is known; `docker`: whether it is there.
     pub(super) fn known(&self, docker: bool) -> Known {
-        Known { docker, resolver: unit_files::find(RESOLVER_UNIT).is_some(), ..self.of_units() }
+        Known { docker, resolver: unit_files::find(RESOLVER).is_some(), ..self.of_units() }
     }
 
     fn of_units(&self) -> Known {
-        let mut etcd = vec![("--etcd", ETCD.to_owned())];
+        let mut etcd = vec![("--etcd", ETCD_LOCAL.to_owned())];
         if let Some(given) = &self.etcd {
             etcd = vec![("--etcd", given.endpoints().join(","))];
             let files = [

@@ -11,7 +11,7 @@ use crate::model::doctor::docker::{Engine, Facts as Docker};
 use crate::model::doctor::resolver::{Answer, Facts, Inside};
 use crate::model::provision::units::RESOLVED;
 use crate::model::resolved::docker::TOLD;
-use crate::model::resolved::{Mode, Target};
+use crate::model::resolved::{Mode, RESOLVER, Target};
 use crate::registrator::a_container;
 use crate::resolved::{Lookup, Status, ask_inside, status};
 
@@ -19,8 +19,6 @@ use crate::resolved::{Lookup, Status, ask_inside, status};
 const ANSWER_WAIT: Duration = Duration::from_secs(30);
 /// How long Docker may take to name a container.
 const DOCKER_WAIT: Duration = Duration::from_secs(10);
-/// The resolver's own unit.
-const RESOLVER: &str = "systemd-resolved.service";
 /// Where ufw notes whether it is on, and how.
 const UFW: &str = "/etc/ufw/ufw.conf";
 const UFW_IS_ON: &str = "ENABLED=yes";

@@ -23,11 +23,10 @@ use crate::model::fleet::shell::quote;
 use crate::model::names::MachineId;
 use crate::model::provision::units::{self, AGENT, REGISTRATOR, RESOLVED};
 use crate::model::resolved::STANDARD_PORT;
+use crate::registrator::SOCKET_DEFAULT;
 
 /// Where the units keep the agent's state.
 const DATA_DIR: &str = "/var/lib/corediscover";
-/// Where the engine puts its socket.
-const DOCKER_HOST: &str = "unix:///var/run/docker.sock";
 /// The agent's ports, where nothing else is said: DNS, HTTP, RPC, gossip.
 const PORTS: [u16; 4] = [8600, 8500, 8300, 8301];
 
@@ -105,7 +104,7 @@ impl Settings {
             server_port: server,
             gossip_port: gossip,
             http: Address::default(),
-            docker_host: DOCKER_HOST.to_owned(),
+            docker_host: format!("unix://{SOCKET_DEFAULT}"),
             program: program(),
             units,
             sources: Vec::new(),

@@ -15,13 +15,12 @@ use super::super::Output;
 use crate::client::{Address, Client, ClientError};
 use crate::hint::WithHint as _;
 use crate::host::files::create_private_folder;
+use crate::registrator::SOCKET_DEFAULT;
 
 /// How long a machine may take to stop before it is killed.
 const STOP_WAIT: Duration = Duration::from_secs(10);
 /// How much of a log is shown when something went wrong, in bytes from its end.
 const LOG_BYTES_SHOWN: usize = 4000;
-/// Where the Docker engine listens.
-const DOCKER_SOCKET: &str = "/var/run/docker.sock";
 /// HTTP port of every machine.
 const PORT_HTTP: u16 = 8500;
 
@@ -127,7 +126,7 @@ impl Cluster {
                 &first.to_string(),
             ]);
             command.arg(format!("consul://{first}:{PORT_HTTP}"));
-            command.env("DOCKER_HOST", format!("unix://{DOCKER_SOCKET}"));
+            command.env("DOCKER_HOST", format!("unix://{SOCKET_DEFAULT}"));
             processes.push(Process::spawn(
                 "registrator".to_owned(),
                 command,
@@ -221,7 +220,7 @@ fn own_binary() -> anyhow::Result<Command> {
 
 /// Whether a Docker engine accepts connections on this host.
 pub(super) fn docker_answers() -> bool {
-    UnixStream::connect(DOCKER_SOCKET).is_ok()
+    UnixStream::connect(SOCKET_DEFAULT).is_ok()
 }
 
 /// The API of the machine at `address`.

@@ -20,6 +20,8 @@ pub const CONTAINERS: &str = "/run/systemd/resolved.conf.d/01-consul-containers.
 pub const UNSETTLED: &str = "/run/systemd/resolved.conf.d/02-consul.unsettled";
 /// File that tells systemd-networkd to leave [`LINK`] alone; the resolver takes no settings for a link that it manages.
 pub const UNMANAGED: &str = "/run/systemd/network/00-consul-dns.network";
+/// The resolver's own unit.
+pub const RESOLVER: &str = "systemd-resolved.service";
 /// The link of our own.
 pub const LINK: &str = "cdns0";
 /// Its address: link-local (RFC 3927), so that no network of the machine has it. Containers of every bridge reach it,

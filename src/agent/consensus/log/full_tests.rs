@@ -21,20 +21,26 @@ fn simulated(disk: &SimulatedDisk) -> (Log, JoinSet<()>) {
 }
 
 #[tokio::test(start_paused = true)]
+#[allow(clippy::disallowed_methods, reason = "what is started here is awaited here")]
 async fn on_a_full_disk_votes_are_kept_entries_are_announced_as_too_many_and_room_heals_it() {
     let disk = SimulatedDisk::new(2);
     let (mut log, _tasks) = simulated(&disk);
     let space = log.space();
     disk.set(|faults| faults.capacity = Some(SMALL));
-    let mut rooms = vec![space.borrow().room];
+    let mut changes = log.space();
+    let seen = tokio::spawn(async move {
+        let mut rooms = vec![changes.borrow_and_update().room];
+        while rooms.last() != Some(&Room::Full) {
+            changes.changed().await.unwrap();
+            rooms.push(changes.borrow_and_update().room);
+        }
+        rooms
+    });
     for index in 0..30 {
         log.blocking_append([entry(1, index, 80)]).await.unwrap();
-        // A round of the writer says what it found before the next entry is accepted.
-        tokio::time::sleep(Duration::from_millis(1)).await;
-        if *rooms.last().unwrap() != space.borrow().room {
-            rooms.push(space.borrow().room);
-        }
     }
+    let mut rooms = soon(seen).await.unwrap();
+    rooms.dedup();
     assert_eq!(rooms, [Room::Enough, Room::Low, Room::Full], "each is announced while there is still room");
     assert!(space.borrow().why.is_some());
     log.save_vote(&Vote::new(5, 1)).await.unwrap();
@@ -53,13 +59,16 @@ async fn what_does_not_fit_waits_in_its_order_until_there_is_room() {
     log.blocking_append([entry(1, 0, 10)]).await.unwrap();
     disk.set(|faults| (faults.capacity, faults.copy_on_write) = (Some(SMALL), true));
     let mut appender = log.clone();
-    let append = tokio::spawn(async move { appender.blocking_append([entry(1, 1, 500)]).await });
+    let mut append = tokio::spawn(async move { appender.blocking_append([entry(1, 1, 500)]).await });
     let mut voter = log.clone();
-    let vote = tokio::spawn(async move { voter.save_vote(&Vote::new(9, 1)).await });
+    let mut vote = tokio::spawn(async move { voter.save_vote(&Vote::new(9, 1)).await });
     let mut space = log.space();
     space.wait_for(|space| space.room == Room::Stuck).await.unwrap();
-    tokio::time::sleep(Duration::from_mins(5)).await;
-    assert!(!append.is_finished() && !vote.is_finished(), "neither acknowledged nor failed");
+    let either = async {
+        tokio::select! { ended = &mut append => drop(ended), ended = &mut vote => drop(ended) }
+    };
+    let waited = tokio::time::timeout(Duration::from_mins(5), either).await;
+    assert!(waited.is_err(), "neither acknowledged nor failed");
     disk.set(|faults| faults.capacity = None);
     append.await.unwrap().unwrap();
     vote.await.unwrap().unwrap();
