@@ -17,13 +17,15 @@ FUZZ_TOOLS  := c++:g++
 FUZZ_TARGETS = $(or $(TARGET),$(basename $(notdir $(wildcard fuzz/targets/*.rs))))
 SECONDS ?= 60
 JOBS ?= $(shell nproc)
+# 0: by chance, and told.
 SEED ?= 0
+MINUTES ?= 10
 BENCH_TOOLS := dnsperf:dnsperf knotd:knot unbound:unbound etcd:etcd-server
 
 # Tests whose names begin so are simulations.
 SIMULATIONS := births_ clusters_
 
-.PHONY: up build test test-cluster node-image simulate simulate-mutants lint fmt deny release image regenerate bench fuzz build-tools test-tools bench-tools fuzz-tools soak
+.PHONY: up build test test-cluster node-image simulate simulate-mutants lint fmt deny release image regenerate bench fuzz build-tools test-tools bench-tools fuzz-tools soak soak-simulations soak-storage soak-processes soak-fuzz fuzz-build
 
 up: build
 	@target/debug/corediscover up $(ARGS)
@@ -49,11 +51,22 @@ simulate: build-tools
 simulate-mutants: build-tools
 	cargo test --locked --lib -- planted_ --nocapture $(ARGS)
 
-# The same for so long, with fresh seeds: MINUTES=60 make soak.
-soak: test-tools
-	CDSIM_MINUTES=$(or $(MINUTES),10) cargo test --locked --lib -- $(SIMULATIONS) --test-threads=8 $(ARGS)
-	COREDISCOVER_SOAK_MINUTES=$(or $(MINUTES),10) cargo test --locked --test it -- \
-	  --nocapture --test-threads=1 linearizability stress
+# The long form of all that looks for rare faults, with fresh seeds, which are printed: MINUTES=60 make soak, a whole number.
+# Every part is run; it fails at the end if one of them has failed. docs/guarantees.md tells how long it takes.
+soak: test-tools fuzz-tools
+	@$(MAKE) --no-print-directory --keep-going soak-simulations simulate-mutants soak-storage soak-processes soak-fuzz
+
+soak-simulations:
+	CDSIM_MINUTES=$(MINUTES) cargo test --locked --lib -- $(SIMULATIONS) --test-threads=8
+
+soak-storage:
+	COREDISCOVER_CRASH_RUNS=$$(($(MINUTES) * 10)) cargo test --locked --lib -- crash_tests
+
+soak-processes:
+	COREDISCOVER_SOAK_MINUTES=$(MINUTES) cargo test --locked --test it -- --nocapture --test-threads=1 linearizability stress
+
+soak-fuzz:
+	@$(MAKE) --no-print-directory fuzz SECONDS=$$(($(MINUTES) * 12))
 
 lint: build-tools
 	cargo clippy --locked --all-targets --all-features -- -D warnings
@@ -62,7 +75,7 @@ fmt:
 	cargo fmt --check
 
 deny:
-	@command -v cargo-deny >/dev/null || cargo install --locked cargo-deny
+	@command -v cargo-deny >/dev/null || cargo install --locked --debug cargo-deny
 	cargo deny check bans licenses sources
 
 # Relocations as a bitmap take 1 MB less; glibc's start code understands that from 2.36 on.
@@ -108,15 +121,18 @@ bench: bench-tools release
 # Runs each target for SECONDS with libFuzzer, JOBS of them at once, from its seeds and what was found before. SEED=1 plays
 # the same inputs again where the corpus is empty; 0 is chance.
 # No sanitizer: this program has no unsafe code, and without one the stable toolchain is enough.
-fuzz: fuzz-tools
-	cd fuzz && cargo fuzz build --fuzz-dir . --sanitizer none --target-dir target
+fuzz: fuzz-build
 	@$(MAKE) --no-print-directory --keep-going --output-sync --jobs=$(JOBS) $(addprefix fuzz-,$(FUZZ_TARGETS))
+
+fuzz-build: fuzz-tools
+	cd fuzz && cargo fuzz build --fuzz-dir . --sanitizer none --target-dir target
 
 fuzz-%:
 	@mkdir -p fuzz/corpus/$* fuzz/found/$* fuzz/artifacts/$*
-	@echo "fuzzing $* for $(SECONDS) s"
-	@cd fuzz && target/$(TRIPLE)/release/$* -artifact_prefix=artifacts/$*/ corpus/$* seeds/$* found/$* \
-	  -seed=$(SEED) -max_total_time=$(SECONDS) -max_len=4096 -timeout=10 -rss_limit_mb=2048 -print_final_stats=1 -verbosity=0 || \
+	@seed=$(SEED); [ $$seed != 0 ] || seed=$$(od -An -N4 -tu4 /dev/urandom | tr -d ' '); \
+	echo "fuzzing $* for $(SECONDS) s with SEED=$$seed"; \
+	cd fuzz && target/$(TRIPLE)/release/$* -artifact_prefix=artifacts/$*/ corpus/$* seeds/$* found/$* \
+	  -seed=$$seed -max_total_time=$(SECONDS) -max_len=4096 -timeout=10 -rss_limit_mb=2048 -print_final_stats=1 -verbosity=0 || \
 	  { echo "hint: reduce the input with \`cargo fuzz tmin\`, keep it in fuzz/found/$*, and correct what it shows" >&2; exit 1; }
 
 # Installs what is missing when it may, else names it.
@@ -137,7 +153,7 @@ test-tools: build-tools
 
 fuzz-tools: build-tools
 	$(call need,$(FUZZ_TOOLS))
-	@command -v cargo-fuzz >/dev/null || cargo install --locked cargo-fuzz
+	@command -v cargo-fuzz >/dev/null || cargo install --locked --debug cargo-fuzz
 
 bench-tools:
 	$(call need,$(BENCH_TOOLS))

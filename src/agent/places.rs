@@ -73,8 +73,12 @@ impl Places {
     }
 
     fn enter_locked(&self, taken: &mut Taken, client: Client, total: usize) -> Option<Arc<Place>> {
-        if taken.count >= total && !taken.make_room(client) {
-            return None;
+        if taken.count >= total {
+            let own = taken.held_by(client);
+            // Who has no more than the newcomer keeps that.
+            if !taken.close_an_idle_one(|other, count| other == client || count > own) {
+                return None;
+            }
         }
         let gave_way = CancellationToken::new();
         let idle_since = AtomicU64::new(taken.next_turn());
@@ -88,10 +92,7 @@ impl Places {
 
     /// Closes an idle connection of the client that has most of those who have an idle one; false when all are busy.
     pub(super) fn close_an_idle_one(&self) -> bool {
-        let mut taken = self.0.lock();
-        let with_idle = taken.of.iter().filter(|(_, held)| !held.idle.is_empty());
-        let most = with_idle.max_by_key(|(_, held)| held.count).map(|(client, _)| *client);
-        most.is_some_and(|client| taken.close_idle_of(client))
+        self.0.lock().close_an_idle_one(|_, _| true)
     }
 }
 
@@ -105,12 +106,12 @@ impl Taken {
         self.of.get(&client).map_or(0, |held| held.count)
     }
 
-    /// Takes the place of an idle connection away; false when there is none that should give way.
-    fn make_room(&mut self, newcomer: Client) -> bool {
-        let own = self.held_by(newcomer);
-        let most = self.of.iter().max_by_key(|(_, held)| held.count);
-        let Some((client, count)) = most.map(|(client, held)| (*client, held.count)) else { return false };
-        (client == newcomer || count > own) && self.close_idle_of(client)
+    /// Closes an idle connection of the client that has most, of those who have an idle one and should give way.
+    fn close_an_idle_one(&mut self, should: impl Fn(Client, usize) -> bool) -> bool {
+        let idle =
+            self.of.iter().filter(|(client, held)| !held.idle.is_empty() && should(**client, held.count));
+        let most = idle.max_by_key(|(_, held)| held.count).map(|(client, _)| *client);
+        most.is_some_and(|client| self.close_idle_of(client))
     }
 
     fn close_idle_of(&mut self, client: Client) -> bool {
@@ -251,10 +252,27 @@ mod tests {
         for place in &busy {
             place.begin();
         }
-        let other = places.enter(at(2), 9, 3).unwrap();
-        assert!(places.enter(at(1), 9, 3).is_none(), "all of its own are busy");
+        let other = places.enter(at(2), 9, 4).unwrap();
+        let third = places.enter(at(3), 9, 4).unwrap();
+        third.begin();
+        assert!(places.enter(at(1), 9, 4).is_none(), "all of its own are busy");
+        assert!(places.enter(at(3), 9, 4).is_none(), "nobody idle has more");
         assert!(!other.gave_way.is_cancelled());
-        assert!(places.enter(at(3), 9, 3).is_none(), "nobody idle has too many");
+    }
+
+    #[test]
+    fn whoever_comes_first_finds_a_place_while_anybody_is_idle_however_busy_the_largest_is() {
+        let places = Places::default();
+        let busy: Vec<_> = (0..9).map(|_| places.enter(at(1), 9, 15).unwrap()).collect();
+        for place in &busy {
+            place.begin();
+        }
+        let idle: Vec<_> = (2..8).map(|number| places.enter(at(number / 2 + 1), 9, 15).unwrap()).collect();
+        let late = places.enter(at(9), 9, 15).expect("two are more than none");
+        assert!(gave_way(&busy).iter().all(|gave_way| !gave_way));
+        assert_eq!(gave_way(&idle).iter().filter(|gave_way| **gave_way).count(), 1);
+        drop((busy, idle, late));
+        assert_eq!(places.0.lock().count, 0);
     }
 
     #[test]

@@ -76,8 +76,12 @@ impl Stewardship {
     pub(super) async fn run(self: Arc<Self>, stop: CancellationToken) -> anyhow::Result<()> {
         let mut leaders = self.context.server.leader_changes();
         let mut table = self.context.replica.watch(Topic::Servers);
+        // The leader that said how long ago servers were replaced.
+        let mut told_by = None;
         loop {
-            let leads = leaders.borrow_and_update().as_ref().is_some_and(|leader| leader.here);
+            let leader = leaders.borrow_and_update().as_ref().map(|leader| (leader.id, leader.here));
+            let leads = leader.is_some_and(|(_, here)| here);
+            let untold = leader.filter(|(id, here)| !here && told_by != Some(*id)).map(|(id, _)| id);
             let wait = if leads {
                 self.look().await
             } else {
@@ -91,8 +95,27 @@ impl Stewardship {
                 changed = leaders.changed() => if changed.is_err() { return Ok(()) },
                 () = self.changed.notified() => {}
                 () = table.changed(), if !leads => {}
+                () = self.learn(), if untold.is_some() => told_by = untold,
                 () = tokio::time::sleep(wait) => {}
             }
+        }
+    }
+
+    /// Asks the leader, until it answers, how long ago servers were replaced.
+    async fn learn(&self) {
+        loop {
+            match self.context.server.order(Order::Report).await {
+                Ok(OrderReply::Report(report)) => {
+                    let (catalog, now) = (self.context.replica.snapshot(), self.began.elapsed());
+                    let mut steward = self.steward.lock();
+                    steward.follow(now, catalog.servers());
+                    if steward.learn(now, &report.replacements) {
+                        return;
+                    }
+                }
+                other => tracing::debug!(?other, "the leader has not told when servers were replaced"),
+            }
+            tokio::time::sleep(RETRY_INTERVAL).await;
         }
     }
 

@@ -18,10 +18,8 @@ use crate::model::address::{AddressSource, Choice, interface_name};
 use crate::model::election::birth::Patience;
 use crate::model::names::MachineId;
 use crate::model::provision::endpoint::{Endpoint, TlsFiles};
+use crate::model::sync::servers::SERVERS_MAX;
 use crate::tasks::Tasks;
-
-/// More first servers than this make every write slower and nothing safer; others can join later.
-const EXPECT_MAX: usize = 9;
 
 /// Where etcd is, and how it is used.
 #[derive(Debug, Clone, clap::Args)]
@@ -147,9 +145,9 @@ fn settings(args: &Args, address: IpAddr, name: String) -> anyhow::Result<Settin
         (None, Some(file)) => machine_id::read(file)?,
         (None, None) => bail!("no machine-id was given"),
     };
-    if !(1..=EXPECT_MAX).contains(&args.expect) {
+    if !(1..=usize::from(SERVERS_MAX)).contains(&args.expect) {
         return Err(usage(
-            format!("--expect {} is not between 1 and {EXPECT_MAX}", args.expect),
+            format!("--expect {} is not between 1 and {SERVERS_MAX}", args.expect),
             "3 first servers survive the loss of one, 5 of two",
         ));
     }

@@ -21,6 +21,7 @@ enum As {
     Ignition,
     Butane,
     Unit,
+    DropIn,
 }
 
 impl From<As> for Language {
@@ -31,6 +32,7 @@ impl From<As> for Language {
             As::Ignition => Self::Ignition,
             As::Butane => Self::Butane,
             As::Unit => Self::Unit,
+            As::DropIn => Self::DropIn,
         }
     }
 }

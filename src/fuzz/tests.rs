@@ -8,6 +8,7 @@ use std::path::PathBuf;
 
 use super::mutate::{Chance, mutated};
 use super::{TARGETS, Target, seeds};
+use crate::simulation::say;
 
 /// Damaged copies of each target, half of them the same in every run.
 const INPUTS: usize = 10_000;
@@ -35,11 +36,6 @@ fn survive(name: &str, target: Target, input: &[u8], origin: &str) {
         });
         panic!("target {name} does not survive this input ({origin}); keep it in fuzz/found/{name}: {hex}");
     }
-}
-
-#[allow(clippy::print_stdout, reason = "whoever repeats a failed run needs the number")]
-fn say(text: &str) {
-    println!("{text}");
 }
 
 #[test]

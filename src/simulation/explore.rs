@@ -1,16 +1,15 @@
 //! Plays many histories on all cores; tells a failing one as short as it can be, and how to play it again.
 
 use std::fmt::Debug;
-use std::io::Write as _;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use super::log;
 use super::mutants::{self, Mutant};
 use super::panics::first_panic;
 use super::seeds::Seeds;
 use super::shrink::shrink;
+use super::{log, say};
 
 /// How long a failing history is shrunk.
 const SHRINK_LIMIT: Duration = Duration::from_mins(1);
@@ -51,6 +50,8 @@ pub(crate) fn explore<H: Histories>(kind: &H, count: u64) {
     log::start();
     let all = std::env::var_os("CDSIM_ALL").is_some();
     let begin = Instant::now();
+    // Now, so that they are known if a history never ends.
+    say(&format!("{}: histories {}", kind.name(), seeds.describe()));
     let (next, failed, found) = (AtomicU64::new(0), AtomicBool::new(false), Mutex::new(Vec::new()));
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     std::thread::scope(|scope| {
@@ -85,16 +86,7 @@ pub(crate) fn explore<H: Histories>(kind: &H, count: u64) {
             .collect();
         panic!("{}{others}", report(kind, first));
     }
-    // Past the capture of `cargo test`, so that the fresh seeds of every run are seen.
-    let mut screen = std::io::stderr().lock();
-    writeln!(
-        screen,
-        "{}: {played} histories ({}), {:.1} s",
-        kind.name(),
-        seeds.describe(),
-        begin.elapsed().as_secs_f64()
-    )
-    .expect("a screen");
+    say(&format!("{}: {played} histories, {:.1} s", kind.name(), begin.elapsed().as_secs_f64()));
 }
 
 /// Plays a history of a regression test.
@@ -103,17 +95,19 @@ pub(crate) fn replay<H: Histories>(kind: &H, seed: u64, steps: &[H::Step]) {
     kind.play(seed, steps, None);
 }
 
-/// Plants a fault and looks for the first of `count` histories that fails by it; gives what went wrong.
-pub(crate) fn finds<H: Histories>(kind: &H, mutant: Mutant, count: u64) -> Option<String> {
+/// Plants a fault and looks for the first of `count` histories that fails as such a fault makes it: with one of `phrases`
+/// in its message. Whether there is one.
+pub(crate) fn finds<H: Histories>(kind: &H, mutant: Mutant, phrases: &[&str], count: u64) -> bool {
     mutants::plant(Some(mutant));
     let found = (0..count).find_map(|seed| {
-        let played = first_panic(|| kind.play(seed, &kind.plan(seed), None));
-        played.err().map(|message| format!("seed {seed}: {message}"))
+        let message = first_panic(|| kind.play(seed, &kind.plan(seed), None)).err()?;
+        let fits = phrases.iter().any(|phrase| message.contains(phrase));
+        fits.then(|| format!("seed {seed}: {message}"))
     });
     mutants::plant(None);
     let text = found.as_deref().unwrap_or("nothing found");
-    writeln!(std::io::stderr().lock(), "{} with {mutant:?}: {text}", kind.name()).expect("a screen");
-    found
+    say(&format!("{} with {mutant:?}: {text}", kind.name()));
+    found.is_some()
 }
 
 fn report<H: Histories>(kind: &H, failure: &Failure) -> String {

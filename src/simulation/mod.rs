@@ -8,6 +8,8 @@
 //! for that long, `CDSIM_PERCENT=10` plays a tenth of the usual number. `CDSIM_ALL=1` goes on after a history that failed
 //! and tells the seeds of all that did; `CDSIM_LOG=corediscover=debug` shows what the agents log.
 
+use std::io::Write as _;
+
 pub(crate) mod chance;
 pub(crate) mod explore;
 mod log;
@@ -18,3 +20,8 @@ pub(crate) mod running;
 mod seeds;
 mod shrink;
 mod streams;
+
+/// Says something past the capture of `cargo test`, so that the fresh seeds of every run are seen.
+pub(crate) fn say(text: &str) {
+    writeln!(std::io::stderr().lock(), "{text}").expect("a screen");
+}

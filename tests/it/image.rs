@@ -107,6 +107,15 @@ fn elf_types(bytes: &[u8]) -> (Vec<usize>, Vec<usize>, Vec<usize>) {
 }
 
 #[test]
+fn who_asks_for_backtraces_still_gets_the_error_and_its_exit_code() {
+    for asked in ["RUST_BACKTRACE=1", "RUST_BACKTRACE=full", "RUST_LIB_BACKTRACE=1"] {
+        let (code, _, errors) = run(&["-e", asked], &["members"]);
+        assert_eq!(code, Some(1), "{asked}: {errors}");
+        assert!(errors.contains("127.0.0.1:8500"), "{asked}: {errors}");
+    }
+}
+
+#[test]
 fn the_binary_is_one_small_stripped_file_that_needs_no_library() {
     const INTERPRETER: usize = 3;
     const SYMBOLS: usize = 2;

@@ -8,15 +8,13 @@ use anyhow::bail;
 use super::Settings;
 use crate::hint::{WithHint as _, fault};
 use crate::host::interfaces;
-use crate::model::sync::servers::Mode;
+use crate::model::sync::servers::{Mode, SERVERS_MAX};
 use crate::tasks::StopRequest;
 
 /// How long a server must have been dead before it is replaced: a machine has rebooted within that time.
 const REPLACE_AFTER: Duration = Duration::from_secs(30);
 /// Less would replace servers that are only restarted.
 const REPLACE_AFTER_MIN: Duration = Duration::from_secs(1);
-/// Largest cluster that a birth waits for: beyond seven voters raft only gets slower.
-const EXPECT_MAX: i64 = 9;
 
 impl Settings {
     /// Whether the agent leaves the cluster when it is asked to stop, as the server or client that it is then.
@@ -92,9 +90,9 @@ pub(super) fn birth(
     if expect < 0 {
         bail!("bootstrap_expect cannot be {expect}. Must be greater than or equal to zero");
     }
-    if expect > EXPECT_MAX {
+    if expect > i64::from(SERVERS_MAX) {
         return Err(fault(
-            format!("bootstrap_expect cannot be {expect}. Must be at most {EXPECT_MAX}"),
+            format!("bootstrap_expect cannot be {expect}. Must be at most {SERVERS_MAX}"),
             "3 or 5 servers are usual; all other machines join as clients",
         ));
     }

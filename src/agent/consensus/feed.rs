@@ -94,6 +94,11 @@ impl Feed {
         Missed::Commands(commands, upto)
     }
 
+    /// Commands up to this index are no longer here.
+    pub(super) fn floor(&self) -> u64 {
+        self.ring.lock().floor
+    }
+
     /// Index of the last command that concerns discovery, and its changes.
     pub(super) fn discovery(&self) -> watch::Receiver<u64> {
         self.discovery.subscribe()
@@ -130,7 +135,7 @@ mod tests {
         assert_eq!(feed.since(3), Missed::TooMuch);
         assert!(matches!(feed.since(7), Missed::Commands(commands, 521) if commands.len() == 512));
         feed.restart(90_000);
-        assert_eq!(feed.since(89_999), Missed::TooMuch);
+        assert_eq!((feed.since(89_999), feed.floor()), (Missed::TooMuch, 90_000));
         assert_eq!(feed.since(90_000), Missed::Commands(vec![], 90_000));
     }
 }

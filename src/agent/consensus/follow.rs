@@ -34,11 +34,12 @@ pub(super) async fn stream(
         discovery.borrow_and_update();
         let missed = have.map_or(Missed::TooMuch, |have| inner.feed.since(have));
         match missed {
-            // A new server that is still being given the log would take all names away from who joins its cluster.
-            Missed::TooMuch if inner.replica.load().cluster().is_none() => {
+            Missed::TooMuch if !shows_all(&inner) => {
                 tokio::select! {
                     biased;
                     changed = discovery.changed() => changed?,
+                    // What is shown changes a moment after that, and wakes nobody here.
+                    () = tokio::time::sleep(ALIVE_PAUSE) => {}
                     () = events.closed() => return Ok(()),
                 }
                 continue;
@@ -73,6 +74,13 @@ pub(super) async fn stream(
             () = events.closed() => return Ok(()),
         };
     }
+}
+
+/// Whether a snapshot takes nothing away from who follows: a new server that is still being given the log would take all
+/// names from who joins its cluster, and one that is just being given a snapshot would show again what was before.
+fn shows_all(inner: &Inner) -> bool {
+    let shown = inner.replica.load();
+    shown.cluster().is_some() && shown.index() >= inner.feed.floor()
 }
 
 /// A snapshot of the discovery part from which the feed goes on.

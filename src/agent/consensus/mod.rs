@@ -37,5 +37,6 @@ pub use directory::{FOLDER, owner_of, refuse_copy};
 pub use server::{Leader, Server, Settings};
 #[cfg(test)]
 pub(crate) use simulated::RaftView;
+pub use status::{LogEnd, LogState};
 pub use succession::{NEXT_FOLDER, prepare_successor};
 pub use types::{NodeId, Peer};

@@ -125,7 +125,7 @@ impl Channels {
         let address = self.address_of(node, peer);
         let mut known = self.known.lock();
         let channel = known.entry(node).or_insert_with(|| self.open(node, address));
-        if channel.address() != address {
+        if is_stale(channel, address) {
             channel.abandon();
             *channel = self.open(node, address);
         }
@@ -151,6 +151,11 @@ impl Channels {
         opened.push((node, Arc::downgrade(&channel)));
         channel
     }
+}
+
+/// Whether a channel leads to where a server was, or was given up because it did, and the server is back there.
+fn is_stale(channel: &Channel, address: SocketAddr) -> bool {
+    channel.address() != address || channel.is_abandoned()
 }
 
 /// Makes [`Network`]s for openraft.
@@ -207,7 +212,7 @@ impl Network {
     fn channel(&mut self) -> Arc<Channel> {
         let Some(own) = &mut self.own else { return self.channels.to(self.target, &self.peer) };
         let address = self.channels.address_of(self.target, &self.peer);
-        if own.address() != address {
+        if is_stale(own, address) {
             own.abandon();
             *own = self.channels.open(self.target, address);
         }
@@ -314,5 +319,56 @@ impl RaftNetworkV2<TypeConfig> for Network {
     fn backoff(&self) -> Option<Backoff> {
         let last = BACKOFF[BACKOFF.len() - 1];
         Some(Backoff::new(BACKOFF.into_iter().chain(std::iter::repeat(last))))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddr;
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use tokio::sync::watch;
+
+    use super::super::types::Peer;
+    use super::Channels;
+    use crate::agent::rpc::Identity;
+    use crate::model::membership::{Member, MemberStatus};
+    use crate::tasks::Tasks;
+
+    /// Where gossip has the server.
+    fn seen_at(address: SocketAddr) -> Arc<Vec<Member>> {
+        let tags = [("role", "consul"), ("rid", "2"), ("port", "8300"), ("id", "i"), ("dc", "dc1")];
+        Arc::new(vec![Member {
+            name: "two".to_owned(),
+            address: address.ip(),
+            port: 8301,
+            tags: tags.map(|(tag, value)| (tag.to_owned(), value.to_owned())).into(),
+            status: MemberStatus::Alive,
+            incarnation: 0,
+        }])
+    }
+
+    #[tokio::test]
+    async fn a_server_that_has_moved_away_and_back_is_asked_again() {
+        let [here, there] =
+            ["127.0.0.1:8300", "127.0.0.2:8300"].map(|text| text.parse::<SocketAddr>().unwrap());
+        let tasks = Tasks::default();
+        let (gossip, members) = watch::channel(seen_at(here));
+        let channels = Channels::new(Identity::new(1, "one", None), tasks.spawner());
+        channels.follow(members);
+        let peer = Peer { name: "two".to_owned(), address: here, incarnation: "i".to_owned() };
+        let before = channels.to(2, &peer);
+        gossip.send_replace(seen_at(there));
+        tokio::time::timeout(Duration::from_secs(60), async {
+            while !before.is_abandoned() {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await
+        .expect("who waits there hears of it");
+        gossip.send_replace(seen_at(here));
+        let again = channels.to(2, &peer);
+        assert_eq!((again.address(), again.is_abandoned()), (here, false));
     }
 }

@@ -3,8 +3,38 @@
 use openraft::ServerState;
 use openraft::async_runtime::watch::WatchReceiver as _;
 
-use super::server::Inner;
+use super::server::{Inner, Server};
+use super::types::LogId;
 use crate::agent::handle::{ConsensusState, ConsensusStatus, Peer};
+
+/// Term and index of an entry. Servers of the first release do not tell the term.
+pub type LogEnd = (Option<u64>, u64);
+
+/// How far a log goes.
+#[derive(Debug, Clone, Copy)]
+pub struct LogState {
+    /// The last entry.
+    pub end: LogEnd,
+    /// The last one that a majority is known to have.
+    pub committed: LogEnd,
+}
+
+impl Server {
+    /// How far the log goes here, now.
+    pub fn log_state(&self) -> LogState {
+        let of = |entry: Option<LogId>| {
+            (
+                Some(entry.map_or(0, |entry| entry.committed_leader_id().term)),
+                entry.map_or(0, |entry| entry.index),
+            )
+        };
+        let committed = self.inner.raft.metrics().borrow_watched().cluster_committed;
+        LogState {
+            end: of(self.inner.raft.data_metrics().borrow_watched().last_log),
+            committed: of(committed),
+        }
+    }
+}
 
 impl Inner {
     /// A view of raft now.

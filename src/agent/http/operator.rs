@@ -12,7 +12,7 @@ use super::response::Answer;
 use crate::agent::handle::{Order, OrderError, OrderReply, Which};
 use crate::model::catalog::{Autopilot, Command, Purpose, Reply, ServersCommand, Swap};
 use crate::model::duration;
-use crate::model::sync::servers::{Report, ServerReport};
+use crate::model::sync::servers::{Report, SERVERS_MAX, ServerReport};
 use crate::model::version::CONSUL_VERSION;
 
 /// Raft's protocol version as Consul counts them.
@@ -21,8 +21,6 @@ const RAFT_PROTOCOL: &str = "3";
 const REMOVAL_WAIT: Duration = Duration::from_secs(5);
 /// How often it is looked whether it is done.
 const REMOVAL_LOOK_INTERVAL: Duration = Duration::from_millis(50);
-/// Most servers that can be wanted: beyond seven voters raft only gets slower.
-const SERVERS_MAX: u64 = 9;
 /// A server is heard with each heartbeat, every 150 ms: a smaller threshold would call healthy servers ill.
 const CONTACT_THRESHOLD_MIN: Duration = Duration::from_millis(600);
 
@@ -163,7 +161,7 @@ pub(super) async fn set_servers(api: &Api, request: &Request) -> Result<Answer, 
     request.write_options(&api.agent.identity)?;
     let count = parse_number(request.query.text("count"))
         .map_err(|_| HttpError::invalid("Missing or invalid ?count: the number of servers is expected"))?;
-    if !(1..=SERVERS_MAX).contains(&count) {
+    if !(1..=u64::from(SERVERS_MAX)).contains(&count) {
         return Err(HttpError::invalid(format!("{count} servers are not between 1 and {SERVERS_MAX}")));
     }
     let servers = u32::try_from(count).unwrap_or(1);

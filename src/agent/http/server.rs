@@ -233,7 +233,7 @@ pub async fn run(
     let limits = settings.limits.clone();
     let api = Arc::new(Api { agent, settings, cache: cache::Listings::default(), stop: stop.clone() });
     let open = Places::default();
-    let mut refused: u64 = 0;
+    let (mut failed, mut refused) = (0_u64, 0_u64);
     // Connections are joined here, so that the answers that are on their way get out after the stop.
     let mut connections = JoinSet::new();
     loop {
@@ -249,15 +249,19 @@ pub async fn run(
             Err(error) => {
                 let out_of_files = [Errno::EMFILE, Errno::ENFILE].map(|errno| Some(errno as i32));
                 let gave_way = out_of_files.contains(&error.raw_os_error()) && open.close_an_idle_one();
-                refused += 1;
+                failed += 1;
                 // Powers of two: the first is told at once, a crowd does not fill the log.
-                if refused.is_power_of_two() {
-                    tracing::warn!(%error, times = refused, "cannot accept a connection");
+                if failed.is_power_of_two() {
+                    tracing::warn!(%error, times = failed, "cannot accept a connection");
                 }
                 tokio::time::sleep(if gave_way { CLOSE_PAUSE } else { ACCEPT_PAUSE }).await;
             }
             Ok(Stream::Tcp(stream, peer)) => {
                 let Some(place) = open.enter(Some(peer), limits.share_of(peer), limits.connections) else {
+                    refused += 1;
+                    if refused.is_power_of_two() {
+                        tracing::warn!(%peer, times = refused, "too many HTTP connections");
+                    }
                     refuse(&stream, peer);
                     continue;
                 };
@@ -292,7 +296,6 @@ fn report(ended: Result<(), tokio::task::JoinError>) {
 }
 
 fn refuse(stream: &TcpStream, peer: IpAddr) {
-    tracing::warn!(%peer, "too many HTTP connections");
     if let Err(error) = stream.try_write(TOO_MANY) {
         tracing::debug!(%peer, %error, "cannot tell a client that it has too many connections");
     }

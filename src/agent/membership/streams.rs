@@ -9,7 +9,7 @@ use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::time::timeout;
 use tracing::{debug, warn};
 
-use crate::agent::places::Places;
+use crate::agent::places::{Place, Places};
 use crate::host::net::{Listener, Network, ReadHalf, Stream, WriteHalf};
 use crate::model::membership::{FRAME_BYTES_MAX, Input, StreamFailure};
 use crate::tasks::Spawner;
@@ -91,7 +91,7 @@ impl Streams {
             tokio::select! {
                 biased;
                 () = place.must_give_way() => debug!(%from, "a gossip connection gave way to a newer one"),
-                answered = timeout(INCOMING_TIMEOUT, answer(stream, reports)) => match answered {
+                answered = timeout(INCOMING_TIMEOUT, answer(stream, reports, &place)) => match answered {
                     Ok(Ok(())) => {}
                     Ok(Err(error)) => debug!(%from, %error, "a gossip connection broke"),
                     Err(_) => debug!(%from, "a gossip connection took too long"),
@@ -120,9 +120,11 @@ impl Streams {
     }
 }
 
-async fn answer(stream: Stream, reports: mpsc::Sender<Report>) -> anyhow::Result<()> {
+async fn answer(stream: Stream, reports: mpsc::Sender<Report>, place: &Place) -> anyhow::Result<()> {
     let (mut reading, mut writing) = stream.into_split();
     let bytes = read_frame(&mut reading).await?;
+    // Who has asked is answered; who has not may give way.
+    place.begin();
     let (reply, answer) = oneshot::channel();
     reports.send(Report::Request { bytes, reply }).await?;
     if let Some(bytes) = answer.await? {

@@ -178,7 +178,7 @@ impl Inner {
                     asked = server.call(method, body.clone(), wait) => asked,
                     // A dead machine does not close its connections; that it is silent shows in the stream.
                     _ = servers.changed() => Err(RpcError::Lost("the server is no longer followed".to_owned())),
-                    () = stop.cancelled() => return Err(RpcError::Lost("this machine is a client no more".to_owned())),
+                    () = stop.cancelled() => return Err(RpcError::Lost("this machine stops, or is a client no more".to_owned())),
                 };
                 match asked {
                     Ok(answer) => return Ok(answer),

@@ -23,6 +23,8 @@ use self::parts::RunningClient;
 pub(super) use self::parts::{RunningServer, rpc_address};
 pub(super) use self::promise::Promises;
 use self::standing::Asker;
+#[cfg(test)]
+pub(super) use self::switch::BROKE_OFF;
 use self::switch::{Recovery, Switch};
 use super::config::Settings;
 use super::consensus::Server;

@@ -1,8 +1,8 @@
 //! Promises not to found a successor while another server does, so that survivors that reach each other never found two.
 //!
 //! Whoever is to found one asks all others first. A promise is kept on disk. It binds until the one to whom it was made
-//! gives way itself, by promising the same to another; until the cluster has had a leader again; or until an operator
-//! insists.
+//! gives way itself, by promising the same to another; until a majority of the cluster has written something again; or until
+//! an operator insists.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -11,20 +11,17 @@ use async_trait::async_trait;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
-use crate::agent::consensus::Server;
-use crate::agent::handle::Consensus as _;
+use crate::agent::consensus::{LogEnd, LogState, Server};
 use crate::agent::rpc::messages::{PromiseAnswer, PromiseQuestion};
 use crate::agent::rpc::{Answer, Handler, Hello, RemoteError, Request, decode, encode};
 use crate::host::disk::Disk;
 use crate::host::files::{MODE_PRIVATE, read_if_there_on, write_atomic_on};
+use crate::host::outside::blocking;
 use crate::host::versioned;
 use crate::model::names::ClusterId;
 
 /// File with the last promise.
 const FILE: &str = "succession.json";
-
-/// Term and index of the last entry in a log.
-pub(super) type LogEnd = (Option<u64>, u64);
 
 /// What was promised last.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -33,7 +30,8 @@ struct Record {
     cluster: ClusterId,
     /// The node name of the one that may found its successor.
     founder: String,
-    /// Where our log ended: one that has gone on since had a leader.
+    /// Where our log ended. What was committed behind that came of a leader with a majority; what was only written may
+    /// come of one that has lost it.
     term: Option<u64>,
     index: u64,
 }
@@ -45,6 +43,8 @@ pub(in crate::agent) struct Promises {
     disk: Arc<dyn Disk>,
     data: Option<PathBuf>,
     attempt: Mutex<Option<Attempt>>,
+    /// Held while a question is answered, for as long as the disk takes.
+    answering: Mutex<()>,
 }
 
 /// This machine itself is about to found a successor.
@@ -80,7 +80,7 @@ impl OwnAttempt<'_> {
 
 impl Promises {
     pub(in crate::agent) fn new(name: String, disk: Arc<dyn Disk>, data: Option<PathBuf>) -> Self {
-        Self { name, disk, data, attempt: Mutex::default() }
+        Self { name, disk, data, attempt: Mutex::default(), answering: Mutex::default() }
     }
 
     /// Begins an attempt of our own. There is one at a time.
@@ -89,30 +89,52 @@ impl Promises {
         OwnAttempt(self)
     }
 
-    /// Whom we promised to let found the successor of `cluster`, if that still binds. `log`: where ours ends now.
-    pub(super) fn made(&self, cluster: &ClusterId, log: LogEnd) -> anyhow::Result<Option<String>> {
+    /// Whom we promised to let found the successor of `cluster`, if that still binds. `committed`: what our log is known to
+    /// share with a majority.
+    pub(super) fn made(&self, cluster: &ClusterId, committed: LogEnd) -> anyhow::Result<Option<String>> {
         let record = self.load()?.filter(|record| record.cluster == *cluster && record.founder != self.name);
-        Ok(record.filter(|record| log <= (record.term, record.index)).map(|record| record.founder))
+        Ok(record.filter(|record| committed <= (record.term, record.index)).map(|record| record.founder))
     }
 
-    /// Answers another server. `log`: where ours ends now.
-    fn answer(&self, asker: &str, question: &PromiseQuestion, log: LogEnd) -> anyhow::Result<PromiseAnswer> {
-        let mut attempt = self.attempt.lock();
-        // Of two that try at once the one whose name comes first goes on; otherwise both would give way, again and again.
-        if attempt.as_ref().is_some_and(|own| own.settled || self.name.as_str() <= asker) {
+    /// Answers another server. Waits for the disk.
+    fn answer(
+        &self,
+        asker: &str,
+        question: &PromiseQuestion,
+        log: LogState,
+    ) -> anyhow::Result<PromiseAnswer> {
+        let _one_at_a_time = self.answering.lock();
+        if self.goes_before(asker) {
             return Ok(PromiseAnswer::Recovering);
         }
-        let made = self.made(&question.cluster, log)?;
+        let made = self.made(&question.cluster, log.committed)?;
         if let Some(founder) = made.filter(|founder| founder != asker && !question.released) {
             return Ok(PromiseAnswer::Taken { founder });
         }
-        let (term, index) = log;
-        let record = Record { cluster: question.cluster.clone(), founder: asker.to_owned(), term, index };
-        self.save(&record)?;
-        if let Some(own) = &mut *attempt {
-            own.yielded = Some(record.founder);
+        // Before it is on disk: from now on an attempt of ours comes to nothing.
+        if !self.give_way(asker) {
+            return Ok(PromiseAnswer::Recovering);
         }
+        let (term, index) = log.end;
+        self.save(&Record { cluster: question.cluster.clone(), founder: asker.to_owned(), term, index })?;
         Ok(PromiseAnswer::Promised)
+    }
+
+    /// Whether an attempt of ours goes on. Of two that try at once it is the one whose name comes first; otherwise both
+    /// would give way, again and again.
+    fn goes_before(&self, asker: &str) -> bool {
+        self.attempt.lock().as_ref().is_some_and(|own| own.settled || self.name.as_str() <= asker)
+    }
+
+    /// Ends an attempt of ours, if there is one; false: it is too late for that.
+    fn give_way(&self, asker: &str) -> bool {
+        let mut attempt = self.attempt.lock();
+        let Some(own) = &mut *attempt else { return true };
+        if own.settled || self.name.as_str() <= asker {
+            return false;
+        }
+        own.yielded = Some(asker.to_owned());
+        true
     }
 
     fn load(&self) -> anyhow::Result<Option<Record>> {
@@ -147,10 +169,10 @@ impl PromiseDesk {
         if self.server.is_in_touch() && leader != Some(peer.node) {
             return encode(&PromiseAnswer::InTouch);
         }
-        let status = self.server.status().await;
-        let log = (status.last_log_term, status.last_log_index);
-        let answer = self.promises.answer(&peer.name, &question, log);
-        encode(&answer.map_err(|error| RemoteError::Failed(crate::hint::causes(&error)))?)
+        let log = self.server.log_state();
+        let (promises, asker) = (self.promises.clone(), peer.name.clone());
+        let answer = blocking(move || promises.answer(&asker, &question, log)).await;
+        encode(&answer.flatten().map_err(|error| RemoteError::Failed(crate::hint::causes(&error)))?)
     }
 }
 
@@ -166,13 +188,15 @@ mod tests {
     use std::path::Path;
     use std::sync::Arc;
 
-    use super::{LogEnd, Promises};
+    use super::Promises;
+    use crate::agent::consensus::{LogEnd, LogState};
     use crate::agent::rpc::messages::{PromiseAnswer, PromiseQuestion};
     use crate::host::disk::Disk as _;
     use crate::host::disk::simulated::SimulatedDisk;
     use crate::model::names::ClusterId;
 
-    const LOG: LogEnd = (Some(3), 40);
+    const END: LogEnd = (Some(3), 40);
+    const LOG: LogState = LogState { end: END, committed: END };
 
     fn machine(name: &str, disk: &SimulatedDisk) -> Promises {
         disk.create_folder(Path::new("/data")).unwrap();
@@ -188,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn a_promise_binds_after_a_loss_of_power_until_its_founder_gives_way_or_there_was_a_leader_again() {
+    fn a_promise_binds_after_a_loss_of_power_until_its_founder_gives_way_or_a_majority_goes_on() {
         let disk = SimulatedDisk::new(1);
         let ask =
             |asker: &str, released, log| machine("m", &disk).answer(asker, &question(released), log).unwrap();
@@ -198,11 +222,17 @@ mod tests {
         assert_eq!(ask("b", false, LOG), PromiseAnswer::Promised, "its order is repeated");
         assert_eq!(ask("a", true, LOG), PromiseAnswer::Promised);
         assert_eq!(ask("b", false, LOG), taken("a"));
-        assert_eq!(ask("b", false, (Some(4), 41)), PromiseAnswer::Promised, "its log has gone on");
+        let longer = |committed| LogState { end: (Some(4), 41), committed };
+        assert_eq!(ask("b", false, longer(END)), taken("a"), "a leader without a majority writes on");
+        assert_eq!(
+            ask("b", false, longer((Some(4), 41))),
+            PromiseAnswer::Promised,
+            "the cluster has gone on"
+        );
         let own = machine("m", &disk).made(&ClusterId::from_random(1), (Some(4), 41)).unwrap();
         assert_eq!(own.as_deref(), Some("b"), "it binds who made it");
         assert_eq!(
-            machine("m", &disk).made(&ClusterId::from_random(2), LOG).unwrap(),
+            machine("m", &disk).made(&ClusterId::from_random(2), END).unwrap(),
             None,
             "this cluster only"
         );
@@ -236,6 +266,6 @@ mod tests {
         disk.set(|faults| faults.capacity = Some(0));
         let machine = machine("b", &disk);
         machine.answer("a", &question(false), LOG).unwrap_err();
-        assert_eq!(machine.made(&ClusterId::from_random(1), LOG).unwrap(), None);
+        assert_eq!(machine.made(&ClusterId::from_random(1), END).unwrap(), None);
     }
 }

@@ -8,12 +8,13 @@ use std::time::Duration;
 use anyhow::Context as _;
 
 use super::parts::{self, RunningClient, RunningServer};
-use super::switch::Recovery;
+use super::switch::{BROKE_OFF, Recovery};
 use super::{Part, Roles, Running};
 use crate::agent::consensus::{self, Peer};
 use crate::agent::handle::{Order, OrderError, OrderReply};
 use crate::agent::rpc::messages::OrderAnswer;
 use crate::agent::rpc::{Connection, Identity, Listener, Method, Router, decode, encode};
+use crate::hint::causes;
 use crate::host::outside::{blocking_steps, random_bits};
 use crate::model::membership::MemberStatus;
 use crate::model::names::ClusterId;
@@ -29,15 +30,23 @@ pub(super) const ANSWER_WAIT: Duration = Duration::from_secs(2);
 pub(super) struct Lineage {
     /// Itself.
     pub(super) cluster: ClusterId,
+    /// How often it was recovered.
+    epoch: u64,
     /// The clusters that it is the successor of; the youngest last.
     pub(super) predecessors: Vec<ClusterId>,
 }
 
 impl Lineage {
-    /// Whether it comes of our cluster, or of one that ours comes of as well: two survivors that could not reach each
-    /// other were both told to found a successor.
-    fn succeeds(&self, own: &ClusterId, predecessors: &[ClusterId]) -> bool {
-        self.predecessors.iter().any(|theirs| theirs == own || predecessors.contains(theirs))
+    /// Whether it goes before ours and comes of it, or of one that ours comes of as well: two survivors that could not
+    /// reach each other were both told to found a successor. It may be ours: an address can pass from one machine to
+    /// another.
+    fn succeeds(&self, ours: &Self) -> bool {
+        let related = |theirs: &ClusterId| *theirs == ours.cluster || ours.predecessors.contains(theirs);
+        goes_before(self.rank(), ours.rank()) && self.predecessors.iter().any(related)
+    }
+
+    fn rank(&self) -> (u64, &ClusterId) {
+        (self.epoch, &self.cluster)
     }
 }
 
@@ -66,16 +75,17 @@ impl Roles {
             let bound = identity.cluster().or_else(|| self.cluster()).or_else(|| self.machine.told.clone());
             let Some(own) = bound else { continue };
             let catalog = self.machine.replica.load();
-            let (epoch, before) = match catalog.cluster() {
+            let (epoch, predecessors) = match catalog.cluster() {
                 Some(cluster) if *cluster == own => {
                     (catalog.servers().epoch, catalog.servers().predecessors.clone())
                 }
                 _ => (0, Vec::new()),
             };
             drop(catalog);
-            for address in self.strangers(&own, epoch) {
+            let ours = Lineage { cluster: own, epoch, predecessors };
+            for address in self.strangers(&ours) {
                 match self.ask_lineage(address).await {
-                    Ok(theirs) if theirs.succeeds(&own, &before) => return theirs.cluster,
+                    Ok(theirs) if theirs.succeeds(&ours) => return theirs.cluster,
                     Ok(theirs) => {
                         let cluster = theirs.cluster;
                         tracing::debug!(%cluster, "another cluster is here, and no successor of ours");
@@ -87,13 +97,13 @@ impl Roles {
     }
 
     /// Servers of other clusters that ours would give way to if they came of the same one ([`goes_before`]).
-    fn strangers(&self, own: &ClusterId, epoch: u64) -> Vec<SocketAddr> {
+    fn strangers(&self, ours: &Lineage) -> Vec<SocketAddr> {
         let members = self.gossip.members();
         let strangers = members.iter().filter_map(|member| {
             let theirs = member.tags.get(TAG_EPOCH)?.parse().ok()?;
             let server = ServerMember::of(member)?;
             let cluster = server.cluster.as_ref()?;
-            let first = cluster != own && goes_before((theirs, cluster), (epoch, own));
+            let first = *cluster != ours.cluster && goes_before((theirs, cluster), ours.rank());
             (member.status == MemberStatus::Alive && first).then_some(server.address)
         });
         strangers.collect()
@@ -109,7 +119,7 @@ impl Roles {
         match decode::<OrderAnswer>(&answer?)? {
             Ok(OrderReply::Report(report)) => {
                 let cluster = cluster.context("the server is in no cluster yet")?;
-                Ok(Lineage { cluster, predecessors: report.predecessors })
+                Ok(Lineage { cluster, epoch: report.epoch, predecessors: report.predecessors })
             }
             other => anyhow::bail!("the answer was {other:?}"),
         }
@@ -171,7 +181,18 @@ impl Roles {
         tracing::warn!(old = %recovery.cluster, new = %successor, "audit: an operator recovers the cluster from this server");
         self.switch.close().await;
         server.group.end().await;
-        let opened = self.found(successor.clone()).await?;
+        let opened = match self.found(successor.clone()).await {
+            Ok(opened) => opened,
+            Err(error) => {
+                // It may have taken effect: the agent ends, and its next start says which.
+                let text = format!(
+                    "{BROKE_OFF}: {}; when the agent runs again, order it here again",
+                    causes(&error)
+                );
+                recovery.tell(Err(OrderError::Refused(text)));
+                return Err(error);
+            }
+        };
         self.show(Part {
             server: Some(opened.server.clone()),
             raft_id: opened.identity.node(),
@@ -219,13 +240,15 @@ mod tests {
         assert!(goes_before((1, smaller), (1, larger)) && !goes_before((1, larger), (1, smaller)));
         assert!(goes_before((2, larger), (1, smaller)) && !goes_before((1, smaller), (2, larger)));
         assert!(!goes_before((1, smaller), (1, smaller)), "itself");
-        let of =
-            |cluster: &ClusterId| Lineage { cluster: cluster.clone(), predecessors: vec![first.clone()] };
-        assert!(of(smaller).succeeds(larger, std::slice::from_ref(&first)), "they come of the same one");
-        assert!(of(smaller).succeeds(&first, &[]), "it comes of ours");
-        assert!(
-            !of(smaller).succeeds(larger, std::slice::from_ref(&stranger))
-                && !of(smaller).succeeds(larger, &[])
-        );
+        let of = |cluster: &ClusterId, epoch, before: &[&ClusterId]| Lineage {
+            cluster: cluster.clone(),
+            epoch,
+            predecessors: before.iter().copied().cloned().collect(),
+        };
+        let (small, large) = (of(smaller, 1, &[&first]), of(larger, 1, &[&first]));
+        assert!(small.succeeds(&large) && !large.succeeds(&small), "they come of the same one");
+        assert!(small.succeeds(&of(&first, 0, &[])), "it comes of ours");
+        assert!(!small.succeeds(&of(larger, 1, &[&stranger])) && !small.succeeds(&of(larger, 1, &[])));
+        assert!(!small.succeeds(&small), "its servers answer where others were");
     }
 }

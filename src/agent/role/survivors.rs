@@ -8,9 +8,11 @@ use super::parts::RunningServer;
 use super::promise::OwnAttempt;
 use super::succession::{ANSWER_WAIT, Lineage};
 use super::switch::Recovery;
+use crate::agent::consensus::LogEnd;
 use crate::agent::handle::{Consensus as _, ConsensusStatus};
 use crate::agent::rpc::messages::{PromiseAnswer, PromiseQuestion};
 use crate::agent::rpc::{Connection, Method, RemoteError, RpcError, decode, encode};
+use crate::host::outside::blocking;
 use crate::model::membership::MemberStatus;
 use crate::model::names::ClusterId;
 use crate::model::sync::servers::{ServerMember, TAG_CLUSTER, TAG_EPOCH};
@@ -69,7 +71,7 @@ impl Roles {
                 last_entry(&mine)
             ));
         }
-        let outcome = self.gather_promises(&survivors, recovery, &mine).await;
+        let outcome = self.gather_promises(&survivors, recovery, server.server.log_state().committed).await;
         for survivor in &survivors {
             survivor.connection.close();
         }
@@ -101,6 +103,8 @@ impl Roles {
         let mut survivors = Vec::new();
         for address in others {
             match self.ask_status(address, server).await {
+                // Our own address may be one that a lost server had before.
+                Ok((connection, _)) if connection.peer().node == server.identity.node() => connection.close(),
                 Ok((connection, status)) => survivors.push(Survivor { address, connection, status }),
                 Err(RpcError::Refused(_)) => self.look_at_stranger(address, own, force).await?,
                 // One that has just founded a successor opens its port again.
@@ -158,7 +162,7 @@ impl Roles {
             }
         }
         let silent = match self.ask_lineage(address).await {
-            Ok(Lineage { cluster, predecessors }) if predecessors.contains(own) => {
+            Ok(Lineage { cluster, predecessors, .. }) if predecessors.contains(own) => {
                 return Err(format!(
                     "the cluster was already recovered as {cluster}, which the server at {address} is in: this server \
                      will join it"
@@ -184,7 +188,7 @@ impl Roles {
         &self,
         survivors: &[Survivor],
         recovery: &Recovery,
-        mine: &ConsensusStatus,
+        committed: LogEnd,
     ) -> Result<(), String> {
         let mut granted = BTreeSet::new();
         let mut taken = Vec::new();
@@ -196,8 +200,8 @@ impl Roles {
                 Some(founder) => taken.push((survivor, founder)),
             }
         }
-        let log = (mine.last_log_term, mine.last_log_index);
-        let made = self.machine.promises.made(&recovery.cluster, log);
+        let (promises, cluster) = (self.machine.promises.clone(), recovery.cluster.clone());
+        let made = blocking(move || promises.made(&cluster, committed)).await.flatten();
         let own = made.map_err(|error| crate::hint::causes(&error))?;
         let binding = |founder: &str| !recovery.force && !granted.contains(founder);
         let all = own.iter().map(|founder| (self.machine.settings.node_name.as_str(), founder));

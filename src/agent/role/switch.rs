@@ -42,6 +42,8 @@ impl Recovery {
     }
 }
 
+/// How the answer begins when it is not known whether there is a successor: the agent ends, and says so when it starts.
+pub(in crate::agent) const BROKE_OFF: &str = "the recovery broke off";
 /// Recoveries that wait: one person gives one order.
 const RECOVERIES_WAITING_MAX: usize = 1;
 

@@ -76,6 +76,11 @@ impl Channel {
         self.abandoned.cancel();
     }
 
+    /// Whether it was given up.
+    pub fn is_abandoned(&self) -> bool {
+        self.abandoned.is_cancelled()
+    }
+
     /// Drops the connection, so that the next request makes a new one: for a peer that does not answer, whose
     /// connection may be a dead one that TCP has not given up yet.
     pub async fn reset(&self) {

@@ -348,6 +348,7 @@ impl World {
         }
         self.truth.absorb();
         self.truth.compare(&self.machines);
+        self.users.check_acknowledged(&self.truth);
         self.users.check_watchers().await;
     }
 

@@ -8,6 +8,7 @@ use tokio::time::Instant;
 use super::World;
 use super::machine::{End, Machine, Process};
 use crate::agent::handle::{Consensus as _, OrderError};
+use crate::agent::role::BROKE_OFF;
 use crate::host::disk::simulated::Faults;
 use crate::model::names::ClusterId;
 use crate::simulation::network::Weather;
@@ -177,7 +178,9 @@ impl World {
                     () = gone.cancelled() => None,
                     answer = tokio::time::timeout(ANSWER_MAX, ordered) => match answer {
                         Ok(Ok(successor)) => Some(Ok(successor)),
-                        Ok(Err(OrderError::Refused(why))) if why != ENDS => Some(Err(why)),
+                        Ok(Err(OrderError::Refused(why))) if why != ENDS && !why.starts_with(BROKE_OFF) => {
+                            Some(Err(why))
+                        }
                         _ => None,
                     },
                 };

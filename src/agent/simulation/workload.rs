@@ -113,6 +113,8 @@ struct Inner {
     /// By machine; none where no agent runs.
     access: Vec<Option<Access>>,
     done: Vec<Done>,
+    /// How many of them [`Users::check_acknowledged`] has looked at.
+    checked: usize,
     waiting: BTreeMap<u64, Waiting>,
     /// What each user has asked and not heard of: since when, the process, what.
     asking: BTreeMap<u64, (Instant, u64, &'static str)>,
@@ -293,6 +295,23 @@ impl Users {
                 "a watcher of {:?} at process {shown} missed a change",
                 waiting.topic
             );
+        }
+    }
+
+    /// Looks for the writes that were acknowledged since the last look among what was committed, which never changes.
+    pub(super) fn check_acknowledged(&self, truth: &Truth) {
+        let mut inner = self.inner.lock();
+        let all = inner.done.len();
+        let since = std::mem::replace(&mut inner.checked, all);
+        let mut new = inner.done[since..].iter().filter_map(|done| match (&done.what, &done.told) {
+            (What::Write { command, .. }, Told::Written(_)) => Some((command, done)),
+            _ => None,
+        });
+        let Some(first) = new.next() else { return };
+        let committed: Vec<_> = truth.lines_since(None).map(Line::places).collect();
+        for (command, done) in std::iter::once(first).chain(new) {
+            let found = committed.iter().any(|places| places.contains_key(command));
+            assert!(found, "an acknowledged write is lost: {done:?}");
         }
     }
 

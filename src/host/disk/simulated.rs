@@ -394,6 +394,9 @@ impl Disk for SimulatedDisk {
     fn remove_folder(&self, folder: &Path) -> io::Result<()> {
         let mut state = self.0.lock();
         state.proceed()?;
+        if state.faults.full_for_removing && state.now.folders.contains(folder) {
+            return Err(ErrorKind::StorageFull.into());
+        }
         state.apply(&Event::RemoveFolder(folder.to_owned()));
         Ok(())
     }

@@ -12,9 +12,8 @@ use super::etcd::{ENDPOINTS_MAX, Etcd, PEERS_MAX};
 pub use crate::model::address::AddressSource;
 use crate::model::names::{DNS_LABEL_BYTES_MAX, Datacenter, NameError};
 use crate::model::resolved::STANDARD_PORT;
+use crate::model::sync::servers::SERVERS_MAX;
 
-/// Most servers of one cluster: each write waits for a majority of them, so more make it slower, not safer.
-pub const SERVERS_MAX: u8 = 9;
 /// Servers when nothing else is said: one may fail.
 pub const SERVERS_DEFAULT: u8 = 3;
 /// Longest domain in bytes, as the agent reads `domain`: names of nodes and services stand before it, and a name in DNS has

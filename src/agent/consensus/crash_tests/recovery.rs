@@ -14,9 +14,19 @@ use crate::host::disk::Disk as _;
 use crate::host::disk::simulated::{SECTOR_BYTES, SimulatedDisk, mix};
 
 /// All subsets are tried of so many unsynced pieces.
-const EXHAUSTIVE_MAX: usize = 6;
+const EXHAUSTIVE_MAX: usize = 8;
 /// Subsets by chance that are tried of more pieces.
 const SAMPLES: usize = 16;
+
+/// How much was tried.
+#[derive(Default)]
+pub(super) struct Explored {
+    /// Changes of a disk behind each of which it crashed.
+    pub(super) moments: u64,
+    /// Those at which every subset of the unsynced pieces was lost.
+    pub(super) whole: u64,
+    pub(super) crashes: u64,
+}
 
 /// Starts again on a disk: how many operations are done there.
 ///
@@ -100,25 +110,15 @@ pub(super) fn explore(
     known: Known,
     random: &mut u64,
     what: &str,
-) -> u64 {
+    explored: &mut Explored,
+) {
     let pieces = disk.unsynced();
-    let mut masks: Vec<u128> = if pieces <= EXHAUSTIVE_MAX {
-        (0..1 << pieces).collect()
-    } else {
-        let all = if pieces >= 128 { u128::MAX } else { (1 << pieces) - 1 };
-        let one = |at: usize| 1_u128 << (at % 128);
-        let chance = |random: &mut u64| u128::from(mix(random)) << 64 | u128::from(mix(random));
-        let mut masks = vec![0, all];
-        masks
-            .extend((0..pieces.min(8)).flat_map(|at| [one(at), all & !one(at), all & !one(pieces - 1 - at)]));
-        masks.extend((0..SAMPLES).map(|_| chance(random)));
-        masks
-    };
-    masks.dedup();
-    for mask in &masks {
-        let what = format!("{what}, kept {mask:#x} of {pieces}");
+    let subsets = subsets(pieces, random);
+    for kept in &subsets {
+        let bits: String = kept.iter().map(|kept| if *kept { '1' } else { '0' }).collect();
+        let what = format!("{what}, kept of its pieces {bits}");
         let lost = disk.copy();
-        lost.lose_power(|piece| mask >> (piece % 128) & 1 == 1);
+        lost.lose_power(|piece| kept[piece]);
         if mix(random).is_multiple_of(8) {
             // The power fails again while the log is recovered.
             let again = lost.copy();
@@ -150,7 +150,26 @@ pub(super) fn explore(
         Known { done: at, ..known },
         &format!("{what}, killed, then no power"),
     );
-    masks.len() as u64 + 1
+    explored.moments += 1;
+    explored.whole += u64::from(pieces <= EXHAUSTIVE_MAX);
+    explored.crashes += subsets.len() as u64 + 1;
+}
+
+/// Which of so many pieces are kept: all subsets where there are few; else none, all, each of the first alone and each of
+/// the first and of the last missing, and some by chance.
+fn subsets(pieces: usize, random: &mut u64) -> Vec<Vec<bool>> {
+    if pieces <= EXHAUSTIVE_MAX {
+        return (0_u32..1 << pieces)
+            .map(|mask| (0..pieces).map(|at| mask >> at & 1 == 1).collect())
+            .collect();
+    }
+    let mut subsets = vec![vec![false; pieces], vec![true; pieces]];
+    let but = |at: usize, kept: bool| (0..pieces).map(|piece| (piece == at) == kept).collect::<Vec<_>>();
+    for at in 0..EXHAUSTIVE_MAX {
+        subsets.extend([but(at, true), but(at, false), but(pieces - 1 - at, false)]);
+    }
+    subsets.extend((0..SAMPLES).map(|_| (0..pieces).map(|_| mix(random) & 1 == 1).collect()));
+    subsets
 }
 
 /// Damages every file in every way, and starts again.

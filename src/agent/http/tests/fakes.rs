@@ -58,6 +58,7 @@ impl FakeConsensus {
                 reason: None,
                 epoch: 0,
                 predecessors: Vec::new(),
+                replacements: Vec::new(),
             }),
             orders: Mutex::default(),
             refusal: Mutex::default(),

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::agent::consensus;
 use crate::hint::WithHint as _;
-use crate::host::disk::Disk;
+use crate::host::disk::{Disk, is_full};
 use crate::host::files::{MODE_PRIVATE, read_if_there_on, write_atomic_on};
 use crate::host::versioned;
 use crate::model::election::Incarnation;
@@ -56,9 +56,16 @@ pub(in crate::agent) fn look(
     if life > 0 && successor == Some(incarnation.node_id_in_life(life)) && !is_there(disk, &folder)? {
         // It ended in the middle of `succeed`: no other end of a life leaves that.
         enthrone(disk, data)?;
-    } else {
-        // An attempt that came to nothing. Later lives must not find it: they would take it for one of their own.
-        forget_successor(disk, data)?;
+    } else if let Err(error) = forget_successor(disk, data) {
+        // An attempt that came to nothing. Later lives must not find it: they would take it for one of their own. A life
+        // that goes on is not harmed by it, and does not end while it is there.
+        if !(is_there(disk, &folder)? && lacks_room(&error)) {
+            return Err(error);
+        }
+        tracing::warn!(
+            error = format!("{error:#}"),
+            "a successor that was never founded stays: the disk is full"
+        );
     }
     let there = is_there(disk, &folder)?;
     let by_flags = flags && life == 0;
@@ -105,6 +112,11 @@ fn end(disk: &dyn Disk, data: &Path, life: u32) -> anyhow::Result<u32> {
     write_atomic_on(disk, &data.join(LIFE_FILE), &bytes, MODE_PRIVATE)?;
     archive(disk, data, life)?;
     Ok(next)
+}
+
+/// Whether a step failed for lack of room.
+fn lacks_room(error: &anyhow::Error) -> bool {
+    error.chain().filter_map(|cause| cause.downcast_ref()).any(is_full)
 }
 
 fn is_there(disk: &dyn Disk, path: &Path) -> anyhow::Result<bool> {

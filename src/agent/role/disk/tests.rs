@@ -142,6 +142,20 @@ fn after_a_crash_at_any_moment_a_server_that_ceases_to_be_one_is_no_founder() {
 }
 
 #[test]
+fn a_server_whose_full_disk_cannot_remove_a_successor_that_was_never_founded_starts_and_does_so_when_it_ends()
+{
+    let disk = with_successor_at_hand();
+    disk.set(|faults| faults.full_for_removing = true);
+    let start = look(&disk, Some(Path::new(DATA)), false, &machine()).unwrap();
+    assert_eq!(start, AS_BEFORE.0);
+    retire(&disk, Some(Path::new(DATA)), 0).unwrap_err();
+    assert_eq!(load(&disk, Path::new(DATA)).unwrap(), 0, "its life has not ended");
+    disk.set(|faults| faults.full_for_removing = false);
+    retire(&disk, Some(Path::new(DATA)), 0).unwrap();
+    assert_eq!(started(&disk, false), CLIENT);
+}
+
+#[test]
 fn a_succession_that_finds_no_room_leaves_the_server_as_it_was() {
     let full = with_successor_at_hand();
     let used = full.used();

@@ -103,6 +103,8 @@ pub enum Language {
     Butane,
     /// A unit file.
     Unit,
+    /// A part of a unit, in a folder beside it: what starts the unit need not stand here.
+    DropIn,
     /// A script, which both cloud-inits run as it is.
     Script,
 }
@@ -123,8 +125,15 @@ const CLOUD_INIT_SIGNS: [&str; 10] = [
 
 impl Language {
     /// All of them.
-    pub const ALL: [Self; 6] =
-        [Self::CloudConfig, Self::CloudInit, Self::Ignition, Self::Butane, Self::Unit, Self::Script];
+    pub const ALL: [Self; 7] = [
+        Self::CloudConfig,
+        Self::CloudInit,
+        Self::Ignition,
+        Self::Butane,
+        Self::Unit,
+        Self::DropIn,
+        Self::Script,
+    ];
 
     /// Its name, as on the command line.
     pub fn name(self) -> &'static str {
@@ -134,6 +143,7 @@ impl Language {
             Self::Ignition => "ignition",
             Self::Butane => "butane",
             Self::Unit => "unit",
+            Self::DropIn => "drop-in",
             Self::Script => "script",
         }
     }
@@ -142,8 +152,8 @@ impl Language {
     pub fn guess(name: &str, text: &str) -> Self {
         let mut lines = text.lines();
         let first = lines.next().unwrap_or_default().trim_end();
-        let is_unit = name.rsplit_once('.').is_some_and(|(_, kind)| kind == "conf")
-            || (unit_name_fault(name).is_none() && !first.starts_with("#cloud-config"));
+        let is_drop_in = name.rsplit_once('.').is_some_and(|(_, kind)| kind == "conf");
+        let is_unit = unit_name_fault(name).is_none() && !first.starts_with("#cloud-config");
         let has_line =
             |starts: &[&str]| text.lines().any(|line| starts.iter().any(|start| line.starts_with(start)));
         if text.trim_start().starts_with('{') {
@@ -152,6 +162,8 @@ impl Language {
             Self::Script
         } else if cloud_init::form_of(text).is_some() {
             Self::CloudInit
+        } else if is_drop_in {
+            Self::DropIn
         } else if is_unit
             || text.lines().any(|line| line == "[Unit]" || line == "[Service]")
                 && !has_line(&["#cloud-config"])
@@ -175,6 +187,7 @@ pub fn lint(language: Language, text: &str) -> Vec<Finding> {
         Language::Ignition => ignition(text),
         Language::Butane => butane(text),
         Language::Unit => unit_file(text),
+        Language::DropIn => unit(text),
         Language::Script => Vec::new(),
     };
     // A carriage return alone ends a line for YAML, and for nobody else.
@@ -269,7 +282,7 @@ fn check_ambiguous(node: &Node, findings: &mut Vec<Finding>) {
 
 #[cfg(test)]
 mod tests {
-    use super::Language;
+    use super::{Language, lint};
 
     #[test]
     fn a_file_is_known_by_its_name_or_its_text() {
@@ -282,10 +295,17 @@ mod tests {
             ("a.bu", "variant: fcos\nversion: 1.5.0\n", Language::Butane),
             ("a.service", "Description=a\n", Language::Unit),
             ("-", "# a\n[Unit]\n", Language::Unit),
-            ("10-a.conf", "[Service]\n", Language::Unit),
+            ("10-a.conf", "[Service]\n", Language::DropIn),
             ("user-data", "#!/bin/sh\n", Language::Script),
         ] {
             assert_eq!(Language::guess(name, text), language, "{name}: {text}");
         }
+    }
+
+    #[test]
+    fn a_drop_in_need_not_say_what_starts_its_unit() {
+        let text = "[Unit]\nDescription=a\n[Service]\nExecStart=/a\n";
+        let found = |name| lint(Language::guess(name, text), text).len();
+        assert_eq!((found("a.service"), found("10-a.conf")), (1, 0));
     }
 }

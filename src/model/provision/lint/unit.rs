@@ -74,8 +74,8 @@ pub fn unit(text: &str) -> Vec<Finding> {
     findings
 }
 
-/// Checks a unit in a file of its own: something must say when it starts. A drop-in, which empties `ExecStart=` before it
-/// sets it, belongs to a unit that says it.
+/// Checks a unit in a file of its own: something must say when it starts. What empties `ExecStart=` before it sets it is a
+/// drop-in, whatever it is called, and belongs to a unit that says it.
 pub fn unit_file(text: &str) -> Vec<Finding> {
     let mut findings = unit(text);
     let entries = parse(text, &mut Vec::new());

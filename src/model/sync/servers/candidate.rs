@@ -135,3 +135,187 @@ fn judge(now: Duration, facts: &Facts<'_>, member: &Member, proof: Proof) -> Res
 fn tag<'a>(member: &'a Member, name: &str) -> &'a str {
     member.tags.get(name).map(String::as_str).unwrap_or_default()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::time::Duration;
+
+    use super::{Candidate, Facts, Proof, choose};
+    use crate::model::catalog::{
+        Catalog, Check, Command, NodeRegistration, Registration, SERF_HEALTH, Status,
+    };
+    use crate::model::membership::{Member, MemberStatus};
+    use crate::model::names::ClusterId;
+    use crate::model::sync::servers::ConfiguredServer;
+
+    const NOW: Duration = Duration::from_hours(1);
+
+    /// Three clients that can all become servers: `b` came first, then `a`, then `c`.
+    struct World {
+        members: Vec<Member>,
+        catalog: Catalog,
+        configured: Vec<ConfiguredServer>,
+        datacenter: Option<&'static str>,
+        alive: BTreeMap<String, Duration>,
+        failed: BTreeMap<String, Duration>,
+        replace_after: Duration,
+    }
+
+    fn member(name: &str) -> Member {
+        let tags =
+            [("role", "node"), ("cluster", cluster().as_str()), ("id", name), ("spare", "1"), ("dc", "dc1")]
+                .map(|(tag, value)| (tag.to_owned(), value.to_owned()));
+        Member {
+            name: name.to_owned(),
+            address: [10, 0, 0, 1].into(),
+            port: 8301,
+            tags: tags.into(),
+            status: MemberStatus::Alive,
+            incarnation: 0,
+        }
+    }
+
+    fn cluster() -> ClusterId {
+        ClusterId::from_random(1)
+    }
+
+    impl World {
+        fn new() -> Self {
+            let members = ["a", "b", "c"].map(member).to_vec();
+            let mut world = Self {
+                alive: members.iter().map(|member| (member.name.clone(), Duration::ZERO)).collect(),
+                members,
+                catalog: Catalog::default(),
+                configured: Vec::new(),
+                datacenter: Some("dc1"),
+                failed: BTreeMap::new(),
+                replace_after: Duration::from_secs(30),
+            };
+            for (index, node) in [(1, "b"), (2, "a"), (3, "c")] {
+                world.check(index, node, SERF_HEALTH, Status::Passing);
+            }
+            world
+        }
+
+        fn check(&mut self, index: u64, node: &str, id: &str, status: Status) {
+            let check = Check { check_id: id.into(), status, ..Check::default() };
+            let node =
+                NodeRegistration { node: node.into(), address: "10.0.0.1".into(), ..Default::default() };
+            let registration = Registration { node, checks: vec![check], ..Registration::default() };
+            self.catalog.apply(index, &Command::Register(Box::new(registration))).result.unwrap();
+        }
+
+        fn tag(&mut self, node: usize, tag: &str, value: &str) {
+            self.members[node].tags.insert(tag.to_owned(), value.to_owned());
+        }
+
+        fn choose(&self, only: Option<&str>, proof: Proof) -> Result<String, String> {
+            let cluster = cluster();
+            let facts = Facts {
+                configured: &self.configured,
+                members: &self.members,
+                catalog: &self.catalog,
+                cluster: &cluster,
+                datacenter: self.datacenter,
+                alive: &self.alive,
+                failed: &self.failed,
+                replace_after: self.replace_after,
+            };
+            choose(NOW, &facts, only, proof).map(|Candidate { node, .. }| node)
+        }
+    }
+
+    #[test]
+    fn the_client_that_has_been_in_the_catalog_longest_is_the_best() {
+        let mut world = World::new();
+        assert_eq!(world.choose(None, Proof::Stable).as_deref(), Ok("b"));
+        world.members.reverse();
+        world.members[1].status = MemberStatus::Failed;
+        assert_eq!(
+            world.choose(None, Proof::Stable).as_deref(),
+            Ok("a"),
+            "whatever the order of the members is"
+        );
+        assert_eq!(world.choose(Some("c"), Proof::Stable).as_deref(), Ok("c"), "who is named is taken");
+    }
+
+    #[test]
+    fn a_client_that_cannot_become_a_server_is_passed_over_and_says_why() {
+        type Shortcoming = fn(&mut World);
+        let shortcomings: [(Shortcoming, &str); 11] = [
+            (|world| world.members[1].status = MemberStatus::Failed, "it is dead"),
+            (|world| world.tag(1, "cluster", "other"), "it is not in this cluster"),
+            (|world| world.tag(1, "dc", "dc2"), "it is in another datacenter"),
+            (|world| world.tag(1, "spare", ""), "it keeps nothing on disk, or was told not to become one"),
+            (|world| world.tag(1, "id", ""), "it keeps nothing on disk, or was told not to become one"),
+            (
+                |world| {
+                    world.configured.push(ConfiguredServer {
+                        id: 7,
+                        name: "b".to_owned(),
+                        address: "10.0.0.1:8300".to_owned(),
+                        incarnation: "b".to_owned(),
+                        voter: false,
+                        caught_up: false,
+                        leader: false,
+                        last_index: None,
+                        heard: None,
+                    });
+                },
+                "it is a server already",
+            ),
+            (|world| world.members[1].name = "new".to_owned(), "the catalog does not have it yet"),
+            (|world| world.check(9, "b", SERF_HEALTH, Status::Critical), "its serfHealth does not pass"),
+            (|world| world.check(9, "b", "disk", Status::Critical), "its check disk is critical"),
+            (
+                |world| _ = world.alive.insert("b".to_owned(), NOW.saturating_sub(Duration::from_secs(9))),
+                "it has not been seen alive for 10s yet",
+            ),
+            (
+                |world| _ = world.failed.insert("b".to_owned(), NOW.saturating_sub(Duration::from_secs(599))),
+                "it was nominated a short while ago and did not become one",
+            ),
+        ];
+        for (change, why) in shortcomings {
+            let mut world = World::new();
+            change(&mut world);
+            let name = world.members[1].name.clone();
+            assert_eq!(world.choose(None, Proof::Stable).as_deref(), Ok("a"), "{why}");
+            let refused = world.choose(Some(&name), Proof::Stable).unwrap_err();
+            assert_eq!(refused, format!("no client can become a server now ({name}: {why})"));
+        }
+    }
+
+    #[test]
+    fn somebody_who_waits_is_given_a_client_that_has_only_just_come_and_impatient_clusters_wait_less() {
+        let mut world = World::new();
+        world.alive.insert("b".to_owned(), NOW.saturating_sub(Duration::from_secs(4)));
+        assert_eq!(world.choose(None, Proof::Alive).as_deref(), Ok("b"));
+        assert_eq!(world.choose(None, Proof::Stable).as_deref(), Ok("a"));
+        world.replace_after = Duration::from_secs(4);
+        assert_eq!(world.choose(None, Proof::Stable).as_deref(), Ok("b"));
+        world.failed.insert("b".to_owned(), NOW.saturating_sub(Duration::from_secs(600)));
+        assert_eq!(world.choose(None, Proof::Stable).as_deref(), Ok("b"), "long ago");
+    }
+
+    #[test]
+    fn where_nobody_can_the_first_few_are_told_and_servers_and_those_who_leave_are_no_candidates() {
+        let mut world = World::new();
+        for (node, status) in [(0, MemberStatus::Left), (1, MemberStatus::Leaving)] {
+            world.members[node].status = status;
+        }
+        world.tag(2, "role", "consul");
+        let none = "there is no client that could become a server";
+        assert_eq!(world.choose(None, Proof::Alive), Err(none.to_owned()));
+        assert_eq!(world.choose(Some("c"), Proof::Alive), Err("c is no client of this cluster".to_owned()));
+        world.members = ["p", "q", "r", "s", "t"].map(member).to_vec();
+        let lacks = "the catalog does not have it yet";
+        assert_eq!(
+            world.choose(None, Proof::Alive),
+            Err(format!(
+                "no client can become a server now (p: {lacks}; q: {lacks}; r: {lacks}; and 2 more)"
+            ))
+        );
+    }
+}

@@ -21,10 +21,12 @@ use crate::model::names::ClusterId;
 pub use crate::model::membership::TAG_NODE_ID;
 pub use change::ServerChange;
 pub use orders::{NotNow, Standing};
-pub use pace::{COOL_DOWN, REPLACEMENTS_PER_HOUR_MAX};
+pub use pace::{COOL_DOWN, REPLACEMENTS_PER_HOUR_MAX, Replacement};
 pub use report::{Proposal, Report, ServerReport};
 pub use steward::{Action, Steward, View};
 
+/// Most servers of one cluster: each write waits for a majority of them, so more make it slower, not safer.
+pub const SERVERS_MAX: u8 = 9;
 /// Tag that says what a member is: `consul` for servers, `node` for others (Consul's words).
 pub const TAG_ROLE: &str = "role";
 /// Role of a server.

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Mode;
 use super::candidate::Proof;
+use super::pace::Replacement;
 use super::steward::{Need, Steward, View};
 use crate::model::catalog::{Nomination, ServerTable, Swap};
 use crate::model::names::ClusterId;
@@ -35,6 +36,9 @@ pub struct Report {
     pub epoch: u64,
     /// The clusters that it is the successor of.
     pub predecessors: Vec<ClusterId>,
+    /// The dead servers that were replaced lately; a leader of an earlier version does not tell.
+    #[serde(default)]
+    pub replacements: Vec<Replacement>,
 }
 
 /// One server.
@@ -107,6 +111,7 @@ impl Steward {
             reason,
             epoch: table.epoch,
             predecessors: table.predecessors.clone(),
+            replacements: self.pace.tell(now),
         }
     }
 

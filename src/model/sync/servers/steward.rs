@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::candidate::{self, Candidate, Facts, Proof};
 use super::change::next_change;
-use super::pace::Pace;
+use super::pace::{Pace, Replacement};
 use super::{ConfiguredServer, Mode, Policy, ServerChange, ServerMember, TAG_DATACENTER, TAG_NODE_ID};
 use crate::model::catalog::{
     Catalog, Departure, Nomination, Purpose, ServerTable, ServersCommand, Settlement,
@@ -72,6 +72,11 @@ impl Steward {
     pub fn follow(&mut self, now: Duration, table: &ServerTable) {
         *self = Self { pace: std::mem::take(&mut self.pace), ..Self::default() };
         self.pace.observe(now, table);
+    }
+
+    /// Takes over what a leader has just said of the replacements; false while our log does not have them all.
+    pub fn learn(&mut self, now: Duration, told: &[Replacement]) -> bool {
+        self.pace.learn(now, told)
     }
 
     /// Takes note of `view`, and gives what is to be done now. Call it again after it was done, and every now and then.
