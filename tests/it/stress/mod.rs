@@ -72,7 +72,7 @@ impl Measured {
     }
 
     fn fair(self) -> Duration {
-        self.raw - self.lost
+        self.raw.saturating_sub(self.lost)
     }
 }
 
