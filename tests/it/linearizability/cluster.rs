@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use nix::sys::signal::Signal;
 
@@ -11,7 +11,8 @@ use super::workload::Load;
 use crate::support::Link;
 use crate::support::chance::Chance;
 use crate::support::client::Client;
-use crate::support::machine::{Machine, formed};
+use crate::support::eventually;
+use crate::support::machine::{Machine, PATIENCE, formed};
 use crate::support::netns::Network;
 
 /// How long a server may take to say who leads, when the nemesis asks.
@@ -22,11 +23,17 @@ const FAULT_LASTS: (Duration, Duration) = (Duration::from_millis(300), Duration:
 const HEALTH_LASTS: (Duration, Duration) = (Duration::from_millis(200), Duration::from_millis(1500));
 /// How far clocks jump, in seconds, either way.
 const CLOCK_JUMP_MAX: usize = 7200;
+/// A jump that is looked for in a log is longer than anything that keeps a line from being written.
+const CLOCK_JUMP_SEEN: i64 = 60;
+/// How often the log is looked at; a changed file is noticed by the preloaded library within a second.
+const CLOCK_LOOK: Duration = Duration::from_millis(200);
 
 /// The servers of one test.
 pub(super) struct Cluster {
     machines: Vec<Machine>,
     clocks: tempfile::TempDir,
+    /// How wrong each clock is, in seconds.
+    wrong: Vec<i64>,
     network: Arc<Network>,
 }
 
@@ -46,7 +53,7 @@ impl Cluster {
             let name = format!("s{number}");
             machines.push(Machine::agent_at(&name, network.address(number), launcher, &flags).started());
         }
-        let cluster = Self { machines, clocks, network };
+        let cluster = Self { machines, clocks, wrong: vec![0; servers], network };
         let _inside = cluster.network.enter();
         formed(&cluster.machines.iter().collect::<Vec<_>>(), servers);
         cluster
@@ -245,11 +252,36 @@ impl Cluster {
         format!("SIGKILL for {targets:?} (back at once: {quick})")
     }
 
-    fn set_a_clock(&self, target: usize, chance: &mut Chance) -> String {
+    fn set_a_clock(&mut self, target: usize, chance: &mut Chance) -> String {
         let seconds =
             i64::try_from(chance.below(2 * CLOCK_JUMP_MAX)).unwrap() - i64::try_from(CLOCK_JUMP_MAX).unwrap();
-        set_clock(&self.clocks.path().join(target.to_string()), seconds);
+        self.set_clock_of(target, seconds);
         format!("the clock of s{target} is {seconds:+} s wrong from now on")
+    }
+
+    fn set_clock_of(&mut self, target: usize, seconds: i64) {
+        set_clock(&self.clocks.path().join(target.to_string()), seconds);
+        self.wrong[target] = seconds;
+    }
+
+    /// A clock that was only said to be wrong would make every run pass: each server tells the time in its log, and if
+    /// chance has set none of the clocks, one is set now.
+    pub(super) fn assert_clocks_jumped(&mut self) {
+        if self.wrong.iter().all(|wrong| wrong.abs() <= CLOCK_JUMP_SEEN) {
+            self.set_clock_of(0, -i64::try_from(CLOCK_JUMP_MAX).unwrap());
+        }
+        for (machine, wrong) in self.machines.iter().zip(&self.wrong) {
+            let name = &machine.name;
+            let before = machine.log().len();
+            eventually(PATIENCE, &format!("{name} logs a time that is {wrong:+} s wrong"), || {
+                // What it is to read again does not matter: it says that it did.
+                machine.signal(Signal::SIGHUP);
+                pass(CLOCK_LOOK);
+                let log = machine.log();
+                let mut errors = log.get(before..)?.lines().filter_map(error_of);
+                errors.any(|error| (error - wrong).abs() <= CLOCK_JUMP_SEEN).then_some(())
+            });
+        }
     }
 
     /// Leaves the leader alone with one voter, whose restart must not forget that it follows somebody: the leader may
@@ -301,6 +333,14 @@ fn faketime_library() -> PathBuf {
         .map(|folder| folder.join("faketime/libfaketimeMT.so.1"))
         .find(|library| library.exists())
         .expect("libfaketime is installed (Debian package `faketime`)")
+}
+
+/// How many seconds the time at the beginning of a line of a log, just written, is ahead of ours.
+fn error_of(line: &str) -> Option<i64> {
+    let told = humantime::parse_rfc3339(line.split(' ').next()?).ok()?;
+    let seconds =
+        |time: SystemTime| i64::try_from(time.duration_since(UNIX_EPOCH).unwrap().as_secs()).unwrap();
+    Some(seconds(told) - seconds(SystemTime::now()))
 }
 
 fn set_clock(file: &Path, seconds: i64) {

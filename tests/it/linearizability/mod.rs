@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use self::cluster::Cluster;
 use self::history::History;
 use self::workload::Load;
-use crate::support::chance::{Chance, fresh_seed, soak};
+use crate::support::chance::{Chance, fresh_seed, soak, tell_seed};
 use crate::support::netns::turn;
 
 /// Clients at once; five keys among them make them meet all the time.
@@ -24,9 +24,22 @@ const SHORT: Duration = Duration::from_secs(18);
 /// Least number of operations of a run of the long form.
 const OPERATIONS_MIN: u64 = 50_000;
 
-/// Runs clients on a cluster that is disturbed for `time`, and until there were `operations`; checks what they saw.
-fn run(servers: usize, seed: u64, time: Duration, operations: u64) {
+/// A run of the long form that has not reached that after so many times the time asked for never will. Less time than
+/// `make soak` takes by itself is too short for so many on any machine.
+const PATIENCE_FACTOR: u32 = 3;
+const SOAK_LEAST: Duration = Duration::from_mins(10);
+
+/// What a run must reach besides its time, and by when.
+#[derive(Clone, Copy)]
+struct Goal {
+    operations: u64,
+    within: Duration,
+}
+
+/// Runs clients on a cluster that is disturbed for `time`, and until `goal` is reached; checks what they saw.
+fn run(servers: usize, seed: u64, time: Duration, goal: Option<Goal>) {
     let _turn = turn();
+    let again = format!("again: COREDISCOVER_SEED={seed} cargo test --test it linearizability");
     let mut chance = Chance::new(seed);
     let mut cluster = Cluster::formed(servers, chance.next());
     let load = Load::new(cluster.addresses());
@@ -41,13 +54,21 @@ fn run(servers: usize, seed: u64, time: Duration, operations: u64) {
             });
         }
         let cluster = Stopping { cluster: &mut cluster, load: &load };
-        while began.elapsed() < time || load.operations.load(Ordering::Relaxed) < operations {
-            let at = began.elapsed();
+        loop {
+            let (at, operations) = (began.elapsed(), load.operations.load(Ordering::Relaxed));
+            let missing = goal.filter(|goal| operations < goal.operations);
+            if at >= time && missing.is_none() {
+                break;
+            }
+            if let Some(Goal { operations: wanted, within }) = missing {
+                assert!(at < within, "{operations} of {wanted} operations in {at:.0?}\n{events}{again}");
+            }
             let event = cluster.cluster.disturb(&mut chance, &load);
             writeln!(events, "  {at:.1?}: {event}").unwrap();
         }
     });
     let leader = cluster.recovered();
+    cluster.assert_clocks_jumped();
     let network = cluster.network();
     {
         let _inside = network.enter();
@@ -65,10 +86,7 @@ fn run(servers: usize, seed: u64, time: Duration, operations: u64) {
     );
     for (key, history) in &histories {
         if let Err(why) = checker::check(history) {
-            panic!(
-                "{key}: {why}\n{summary}\nwhat happened:\n{events}{}\nagain: COREDISCOVER_SEED={seed} cargo test --test it linearizability",
-                cluster.log_ends()
-            );
+            panic!("{key}: {why}\n{summary}\nwhat happened:\n{events}{}\n{again}", cluster.log_ends());
         }
     }
     tell(&format!("{summary}; what happened:\n{events}"));
@@ -97,14 +115,20 @@ impl Drop for Stopping<'_> {
 /// The short form runs a cluster once; the long form again and again with new seeds.
 fn runs(servers: usize, first: u64) {
     let Some(time) = soak() else {
-        run(servers, first, SHORT, 0);
+        run(servers, first, SHORT, None);
         return;
     };
+    let goal = Goal { operations: OPERATIONS_MIN, within: time.max(SOAK_LEAST) * PATIENCE_FACTOR };
     let began = Instant::now();
-    let mut seed = first;
-    while began.elapsed() < time {
-        run(servers, seed, time.saturating_sub(began.elapsed()).min(Duration::from_mins(5)), OPERATIONS_MIN);
-        seed += 1;
+    for seed in first.. {
+        let left = time.saturating_sub(began.elapsed());
+        if left.is_zero() {
+            break;
+        }
+        if seed != first {
+            tell_seed(seed);
+        }
+        run(servers, seed, left.min(Duration::from_mins(5)), Some(goal));
     }
 }
 

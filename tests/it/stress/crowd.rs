@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::{FairClock, tell};
+use super::{FairClock, Measured, assert_not_too_busy, tell};
 use crate::support::machine::Machine;
 use crate::support::netns::turn;
 
@@ -32,10 +32,16 @@ fn fifty_agents_of_one_process_tree_join_within_ten_seconds() {
         );
         std::thread::park_timeout(Duration::from_millis(20));
     }
-    tell(&format!(
-        "{AGENTS} agents were started within {started:.1?} and knew each other after {:.1?}",
-        began.elapsed()
-    ));
+    let joined = Measured::new(began.elapsed(), &clock, Duration::ZERO);
+    let text = format!(
+        "{AGENTS} agents were started within {started:.1?} and knew each other after {:.1?}, or {:.1?} without the \
+         {:.1?} that were lost",
+        joined.raw,
+        joined.fair(),
+        joined.lost
+    );
+    assert_not_too_busy(joined.lost, joined.raw, &text);
+    tell(&text);
 }
 
 fn knows_all(machine: &Machine) -> bool {

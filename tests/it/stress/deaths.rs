@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
-use super::{FairClock, assert_99_of_100_within};
+use super::{FairClock, Measured, assert_99_of_100_within};
 use crate::support::Link;
 use crate::support::chance::{Chance, fresh_seed, soak};
 use crate::support::client::Client;
@@ -129,11 +129,11 @@ fn a_killed_machine_is_out_of_dns_everywhere_within_three_seconds() {
             cluster.kill(victim);
         }
         let took = out_of_dns(&cluster, victim, began);
-        times.push(took.saturating_sub(clock.lost().saturating_sub(lost)));
+        times.push(Measured::new(took, &clock, lost));
         cluster.back(victim);
         cluster.wait_until_whole();
     }
-    assert_99_of_100_within(OUT_OF_DNS, "a killed machine is out of DNS everywhere", times);
+    assert_99_of_100_within(OUT_OF_DNS, "a killed machine is out of DNS everywhere", &times);
 }
 
 /// The first acknowledged write that began after `began`, through whichever survivor is quicker.
@@ -172,8 +172,8 @@ fn after_the_leaders_death_a_write_is_acknowledged_within_1200_milliseconds() {
             cluster.kill(leader);
         }
         let took = next_write(&cluster, leader, began);
-        times.push(took.saturating_sub(clock.lost().saturating_sub(lost)));
+        times.push(Measured::new(took, &clock, lost));
         cluster.back(leader);
     }
-    assert_99_of_100_within(NEXT_WRITE, "the leader is killed, and the next write is acknowledged", times);
+    assert_99_of_100_within(NEXT_WRITE, "the leader is killed, and the next write is acknowledged", &times);
 }

@@ -1,14 +1,25 @@
 //! Pseudo-random numbers from a seed that every failure names, so that a run can be repeated.
 
+use std::io::Write as _;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-/// A seed that no run had before, or the one of the environment variable `COREDISCOVER_SEED`.
+/// A seed that no run had before, or the one of the environment variable `COREDISCOVER_SEED`; told with [`tell_seed`].
 pub(crate) fn fresh_seed() -> u64 {
-    match std::env::var("COREDISCOVER_SEED") {
+    let seed = match std::env::var("COREDISCOVER_SEED") {
         Ok(text) => text.parse().expect("COREDISCOVER_SEED is a number"),
         // Micro-seconds are enough to differ, and short enough to be typed.
         Err(_) => u64::try_from(SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_micros()).unwrap(),
-    }
+    };
+    tell_seed(seed);
+    seed
+}
+
+/// Past the capture of `cargo test`, so that the seed of every run is seen: of one that passes, and of one that is cut
+/// off or fails before it can say what it did.
+pub(crate) fn tell_seed(seed: u64) {
+    let thread = std::thread::current();
+    let test = thread.name().unwrap_or("a thread");
+    writeln!(std::io::stderr().lock(), "{test}: COREDISCOVER_SEED={seed}").expect("a screen");
 }
 
 /// How long the long forms of tests run: `make soak MINUTES=…` sets it; without it tests take their short form.

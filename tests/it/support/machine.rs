@@ -261,6 +261,16 @@ pub(crate) fn formed(machines: &[&Machine], nodes: usize) -> String {
     })
 }
 
+/// Who was declared dead by whom, as the logs say. That a real death is told so is seen in `stress::starvation`.
+pub(crate) fn deaths(machines: &[Machine]) -> Vec<String> {
+    let told = machines.iter().flat_map(|machine| {
+        let log = machine.log();
+        let lines = log.lines().filter(|line| line.contains("member failed"));
+        lines.map(|line| format!("{}: {line}", machine.name)).collect::<Vec<_>>()
+    });
+    told.collect()
+}
+
 fn passing_nodes(machine: &Machine) -> Option<usize> {
     let checks = machine.get("/v1/health/state/passing?stale")?;
     Some(checks.as_array()?.iter().filter(|check| check["CheckID"] == "serfHealth").count())

@@ -1,7 +1,8 @@
 //! A small DNS client (RFC 1035 §4): quick enough to be asked hundreds of times a second.
 
 use std::collections::BTreeSet;
-use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+use std::io::{Read as _, Write as _};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream, UdpSocket};
 use std::time::Duration;
 
 /// Largest answer that we say we take.
@@ -36,6 +37,18 @@ impl Resolver {
             }
         }
     }
+}
+
+/// The addresses of a name, asked over a TCP connection (RFC 7766), which stays open; None when it was closed.
+pub(crate) fn addresses_over_tcp(stream: &mut TcpStream, name: &str) -> Option<BTreeSet<Ipv4Addr>> {
+    let question = question(1, name);
+    let length = u16::try_from(question.len()).unwrap().to_be_bytes();
+    stream.write_all(&[&length, question.as_slice()].concat()).ok()?;
+    let mut length = [0; 2];
+    stream.read_exact(&mut length).ok()?;
+    let mut answer = vec![0; usize::from(u16::from_be_bytes(length))];
+    stream.read_exact(&mut answer).ok()?;
+    Some(addresses_in(&answer))
 }
 
 /// A question for an A record, with EDNS.
