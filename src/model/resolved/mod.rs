@@ -4,6 +4,7 @@
 
 pub mod bridge;
 pub mod docker;
+pub mod firewall;
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -29,13 +30,6 @@ pub const LINK: &str = "cdns0";
 pub const LINK_ADDRESS: Ipv4Addr = Ipv4Addr::new(169, 254, 53, 1);
 /// The port of DNS when nothing else is said.
 pub const STANDARD_PORT: u16 = 53;
-
-/// What lets containers of Docker's own bridge ask through a firewall: with ufw, and without it.
-pub const ALLOW: [&str; 2] = [
-    "ufw allow in on docker0 to 169.254.53.1 port 53",
-    "iptables -I INPUT -i docker0 -d 169.254.53.1 -p udp --dport 53 -j ACCEPT && \
-     iptables -I INPUT -i docker0 -d 169.254.53.1 -p tcp --dport 53 -j ACCEPT",
-];
 
 /// Debian's packages with the resolver, and with what lets the C library ask it; Ubuntu has it from the start.
 pub const PACKAGES: &str = "systemd-resolved libnss-resolve";
@@ -212,7 +206,7 @@ pub fn unmanaged() -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{ALLOW, LINK_ADDRESS, Mode, ModeError, Target, container_addresses, containers, version};
+    use super::{Mode, ModeError, Target, container_addresses, containers, version};
 
     fn target(agent: &str) -> Target {
         Target { agent: agent.parse().unwrap(), domain: "consul".to_owned() }
@@ -261,11 +255,5 @@ mod tests {
     fn the_addresses_for_containers_are_read_back() {
         let addresses = ["169.254.53.1".parse().unwrap(), "172.17.0.1".parse().unwrap()];
         assert_eq!(container_addresses(&containers(&addresses)), addresses);
-    }
-    #[test]
-    fn what_a_firewall_is_told_names_the_address_of_our_link() {
-        for command in ALLOW {
-            assert!(command.contains(&LINK_ADDRESS.to_string()), "{command}");
-        }
     }
 }
