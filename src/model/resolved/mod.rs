@@ -33,11 +33,14 @@ pub const STANDARD_PORT: u16 = 53;
 
 /// Debian's packages with the resolver, and with what lets the C library ask it; Ubuntu has it from the start.
 pub const PACKAGES: &str = "systemd-resolved libnss-resolve";
-/// What keeps DNS working when [`PACKAGES`] take /etc/resolv.conf over: the servers that it names are asked on. A line for
-/// a shell, without `$`, `%`, `\` or `'`: units and scripts hold it too.
-pub const KEEP_SERVERS: &str = "mkdir -p /etc/systemd/resolved.conf.d && { echo \"[Resolve]\"; \
-     sed -n -e \"s/^nameserver[[:space:]]*/DNS=/p\" -e \"s/^search[[:space:]]*/Domains=/p\" /etc/resolv.conf; } \
-     >/etc/systemd/resolved.conf.d/50-kept.conf";
+/// What keeps DNS working when /etc/resolv.conf becomes the resolver's: the servers that it names are asked on. Where it names
+/// none but this machine itself, what was kept before stays. A line for a shell, which it leaves as it was, without `$`, `%`,
+/// `\`, `!` or `'`: units, scripts and terminals hold it too. The resolver is not root, and must read the file whatever the
+/// umask is.
+pub const KEEP_SERVERS: &str = "( umask 022; if grep -s \"^nameserver\" /etc/resolv.conf | grep -q -v \"[[:space:]]127[.]\"; then \
+     mkdir -p /etc/systemd/resolved.conf.d && { echo \"[Resolve]\"; \
+     sed -n -e \"/^nameserver[[:space:]]*127[.]/d\" -e \"s/^nameserver[[:space:]]*/DNS=/p\" \
+     -e \"s/^search[[:space:]]*/Domains=/p\" /etc/resolv.conf; } >/etc/systemd/resolved.conf.d/50-kept.conf; fi )";
 
 /// First version that reads `dns-delegate` files (systemd.dns-delegate(5)).
 const DELEGATE_SINCE: u32 = 258;
