@@ -8,7 +8,7 @@ const UNIT: &str = "corediscover-resolved.service";
 
 /// dockerd has a server of its own for containers, so ours cannot be named: the unit goes on without them.
 pub(super) fn nobody_serves_them(machine: &Machine) {
-    sh(machine, "docker rm -f early");
+    sh(machine, &format!("docker rm -f early; systemctl start {UNIT}"));
     // Once for its settings, and once more when it has forgotten them.
     for _ in 0..2 {
         sh(machine, &format!("{INSTALLED} resolved remove --docker; systemctl restart docker.service"));
