@@ -53,7 +53,8 @@ pub(crate) fn run(args: Args, output: &mut Output) -> anyhow::Result<u8> {
         }
     } else {
         let names = (args.old.display().to_string(), args.new.display().to_string());
-        text = unified(&names.0, &spec_file::print(&old)?, &names.1, &spec_file::print(&new)?);
+        text =
+            unified(&names.0, &spec_file::print(&old, format)?, &names.1, &spec_file::print(&new, format)?);
     }
     output.data(&text)?;
     Ok(if args.exit_code && !text.is_empty() { EXIT_FAILED } else { EXIT_FINE })

@@ -105,7 +105,7 @@ impl SpecArgs {
             None => error,
         })?;
         if print_spec {
-            output.data(&spec_file::print(&spec)?)?;
+            output.data(&spec_file::print(&spec, format)?)?;
             return Ok(Request::Done);
         }
         Ok(Request::Make(Made { spec: Box::new(spec), explains }))

@@ -26,7 +26,8 @@ use crate::model::resolved::{
 use changes::Changes;
 
 pub use docker::{Restart, check_bridge};
-pub use inside::ask_inside;
+pub use firewall::firewall;
+pub use inside::{Asked, ask_inside};
 pub use state::{Lookup, Status, status};
 
 /// What is wanted.

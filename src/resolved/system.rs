@@ -83,8 +83,8 @@ pub(super) fn must_resolve() -> anyhow::Result<()> {
     }
     Err(fault(
         "systemd-resolved does not run on this machine",
-        "`systemctl enable --now systemd-resolved` (Debian: `apt-get install systemd-resolved libnss-resolve` first), with /etc/resolv.conf as a link to \
-         /run/systemd/resolve/stub-resolv.conf; or point the resolver that you have at the agent's DNS port",
+        "`corediscover doctor` prints the command that installs or starts it and keeps the servers of /etc/resolv.conf; or point \
+         the resolver that you have at the agent's DNS port",
     ))
 }
 

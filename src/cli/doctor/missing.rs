@@ -1,17 +1,26 @@
 //! What the settings of this machine are for units that are missing: those of the units that are there.
 
+use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 
 use super::settings::Settings;
-use crate::host::unit_files;
+use crate::bootstrap::remembered;
+use crate::host::files::read_if_there;
+use crate::host::{unit_files, versioned};
 use crate::model::doctor::command_line;
 use crate::model::doctor::missing_units::Known;
+use crate::model::election::BirthRecord;
 use crate::model::provision::etcd::ETCD_LOCAL;
+use crate::model::provision::spec::Servers;
 use crate::model::provision::units::{AGENT, INSTALL, RESOLVED};
 use crate::model::resolved::RESOLVER;
 
 /// Where fleet puts the units that it runs.
 const FLEET_FOLDER: &str = "/run/fleet/units";
+/// What a server keeps of a birth without etcd.
+const GOSSIP_BIRTH_FILE: &str = "gossip-birth.json";
+/// What every agent keeps of the others.
+const PEERS_FILE: &str = "peers.json";
 
 impl Settings {
     /// What is known; `docker`: whether it is there.
@@ -20,16 +29,17 @@ impl Settings {
     }
 
     fn of_units(&self) -> Known {
-        let mut etcd = vec![("--etcd", ETCD_LOCAL.to_owned())];
+        let local = || vec![("--etcd", ETCD_LOCAL.to_owned())];
+        let mut meet = without_etcd(&self.data_dir).unwrap_or_else(local);
         if let Some(given) = &self.etcd {
-            etcd = vec![("--etcd", given.endpoints().join(","))];
+            meet = vec![("--etcd", given.endpoints().join(","))];
             let files = [
                 ("--etcd-ca", &given.etcd_ca),
                 ("--etcd-cert", &given.etcd_cert),
                 ("--etcd-key", &given.etcd_key),
             ];
             let named = files.into_iter().filter_map(|(flag, path)| Some((flag, path.as_ref()?)));
-            etcd.extend(named.map(|(flag, path)| (flag, path.display().to_string())));
+            meet.extend(named.map(|(flag, path)| (flag, path.display().to_string())));
         }
         let is_fleets = |name: &str| self.file_of(name).is_some_and(|path| path.starts_with(FLEET_FOLDER));
         Known {
@@ -38,7 +48,7 @@ impl Settings {
             domain: self.domain.clone(),
             dns_port: self.dns_port,
             client: self.dns.clone(),
-            etcd,
+            meet,
             fleet: is_fleets(AGENT) || is_fleets(RESOLVED),
             docker: false,
             resolver: false,
@@ -54,10 +64,41 @@ impl Settings {
     }
 }
 
+/// Where the machines of a cluster meet that was born without etcd, as the agent's data says; with an etcd a machine that has
+/// lost its unit would wait for one that never was. A server knows the first servers by the birth; all others know only that
+/// they are none of those, and whom to join. `None`: nothing is known of such a cluster.
+fn without_etcd(data_dir: &Path) -> Option<Vec<(&'static str, String)>> {
+    // A file that cannot be read is another check's.
+    if remembered(data_dir).is_ok_and(|(_, local)| local.record.is_some()) {
+        return None;
+    }
+    let file = |name: &str| read_if_there(&data_dir.join(name)).ok().flatten();
+    let birth = file(GOSSIP_BIRTH_FILE).and_then(|bytes| versioned::decode::<BirthRecord>(&bytes).ok());
+    let born = birth.filter(|birth| birth.born || birth.cluster.is_some()).and_then(|birth| birth.accepted);
+    let first = born.and_then(|certificate| {
+        let places = certificate.initial.iter().map(|member| member.address.parse::<SocketAddr>());
+        let servers: Servers = certificate.expect.to_string().parse().ok()?;
+        Some((servers, places.collect::<Result<Vec<_>, _>>().ok()?))
+    });
+    let remembers = || {
+        let peers = file(PEERS_FILE).and_then(|bytes| versioned::decode::<Vec<SocketAddr>>(&bytes).ok());
+        peers.filter(|peers| !peers.is_empty()).map(|peers| (Servers::one(), peers))
+    };
+    let (servers, places) = first.or_else(remembers)?;
+    let places: Vec<IpAddr> = places.iter().map(SocketAddr::ip).collect();
+    let join: Vec<String> = places.iter().map(ToString::to_string).collect();
+    Some(vec![("--join", join.join(",")), ("--servers", servers.count().to_string())])
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::settings::tests::of;
-    use super::{Known, Settings};
+    use std::collections::BTreeSet;
+
+    use super::{BirthRecord, Known, Settings, versioned};
+    use crate::host::files::{MODE_PRIVATE, write_atomic};
+    use crate::model::election::{Certificate, Incarnation, InitialMember};
+    use crate::model::names::ClusterId;
     use crate::model::provision::Spec;
     use crate::model::provision::draft::Draft;
     use crate::model::provision::etcd::{Etcd, TlsFiles};
@@ -129,6 +170,56 @@ mod tests {
         assert_eq!(known.wanted().unwrap(), [AGENT, RESOLVED], "without Docker");
         let command = known.command(&[REGISTRATOR]);
         assert!(!command.contains("--etcd") && command.contains(" --dns-port 5353 "), "{command}");
+    }
+
+    /// The command for a machine without its agent's unit whose data has these files.
+    #[track_caller]
+    fn with_data(files: &[(&str, &[u8])]) -> String {
+        let folder = tempfile::tempdir().unwrap();
+        for (name, bytes) in files {
+            write_atomic(&folder.path().join(name), bytes, MODE_PRIVATE).unwrap();
+        }
+        let mut settings = Settings::usual(Vec::new());
+        folder.path().clone_into(&mut settings.data_dir);
+        let command = settings.of_units().command(&[AGENT]);
+        let flags = command.split_once(&format!(" --only {AGENT} ")).unwrap().1;
+        flags.strip_suffix(" --out /etc/systemd/system").unwrap().to_owned()
+    }
+
+    #[test]
+    fn an_agents_unit_looks_for_no_etcd_where_the_cluster_was_born_without() {
+        let peers = br#"{"format": 1, "data": ["10.0.0.2:8301", "[fd00::3]:8301"]}"#;
+        let member = |number: u8| InitialMember {
+            machine_id: format!("m{number}").parse().unwrap(),
+            incarnation: Incarnation::from_random(number.into()),
+            address: format!("10.0.0.{number}:8300"),
+        };
+        let certificate = Certificate {
+            cluster_id: ClusterId::from_random(1),
+            epoch: 1,
+            expect: 3,
+            initial: (1..=3).map(member).collect(),
+            bound: BTreeSet::new(),
+            formed: true,
+            closed: Vec::new(),
+        };
+        let record = BirthRecord { accepted: Some(certificate), born: true, ..BirthRecord::default() };
+        let born = versioned::encode(&record).unwrap();
+        let unborn = versioned::encode(&BirthRecord::default()).unwrap();
+        let (birth_file, peers_file) = ("gossip-birth.json", "peers.json");
+        let servers = "--join 10.0.0.1,10.0.0.2,10.0.0.3 --servers 3";
+        assert_eq!(with_data(&[(birth_file, &born), (peers_file, peers)]), servers);
+        // A client: it is none of those that it remembers.
+        let client = "--join 10.0.0.2,fd00::3 --servers 1";
+        assert_eq!(with_data(&[(peers_file, peers)]), client);
+        assert_eq!(with_data(&[(birth_file, &unborn), (peers_file, peers)]), client);
+        for files in [&[][..], &[(peers_file, &b"{"[..])], &[(peers_file, b"[]")]] {
+            assert_eq!(with_data(files), "--etcd http://127.0.0.1:2379");
+        }
+        // What the command says is taken: one that is none of the named is a client, whatever it is called.
+        let joins = vec!["10.0.0.2".parse().unwrap(), "fd00::3".parse().unwrap()];
+        let draft = Draft { join: joins, servers: Some("1".parse().unwrap()), ..Draft::default() };
+        assert!(draft.into_spec(Format::Units).is_ok());
     }
 
     #[test]

@@ -84,12 +84,13 @@ async fn examine(settings: Settings) -> Report {
         machine::disk(&settings),
     );
     let is_plain = resolver.as_ref().is_ok_and(|found| found.is_plain);
-    let (open, inside, clock, library, said) = tokio::join!(
+    let (open, inside, clock, library, said, firewall) = tokio::join!(
         machine::open_docker(&listeners),
         names::inside(&settings, &docker, &resolver),
         machine::clock(&store),
         names::library(&settings),
         names::said(&settings, &resolver),
+        names::find_firewall(),
     );
     let files = machine::files(&settings).await;
     let answers = agent.is_ok();
@@ -137,7 +138,7 @@ async fn examine(settings: Settings) -> Report {
             }),
         ),
         match resolver {
-            Ok(found) => resolver::judge(&found.facts(&settings, &docker, library, inside, said)),
+            Ok(found) => resolver::judge(&found.facts(&settings, &docker, library, inside, said, firewall)),
             Err(why) => Check::not_checked(resolver::NAME, why),
         },
         docker.as_ref().map_or_else(|why| Check::not_checked(docker::NAME, why), docker::judge),

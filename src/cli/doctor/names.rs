@@ -11,17 +11,17 @@ use crate::model::doctor::docker::{Engine, Facts as Docker};
 use crate::model::doctor::resolver::{Answer, Facts, Inside};
 use crate::model::provision::units::RESOLVED;
 use crate::model::resolved::docker::TOLD;
+use crate::model::resolved::firewall::Firewall;
 use crate::model::resolved::{Mode, RESOLVER, Target};
 use crate::registrator::a_container;
-use crate::resolved::{Lookup, Status, ask_inside, status};
+use crate::resolved::{Lookup, Status, ask_inside, firewall, status};
 
 /// How long the resolver may take: it asks its servers one after the other, some seconds each.
 const ANSWER_WAIT: Duration = Duration::from_secs(30);
+/// How long nft may take to list its chains.
+const FIREWALL_WAIT: Duration = Duration::from_secs(10);
 /// How long Docker may take to name a container.
 const DOCKER_WAIT: Duration = Duration::from_secs(10);
-/// Where ufw notes whether it is on, and how.
-const UFW: &str = "/etc/ufw/ufw.conf";
-const UFW_IS_ON: &str = "ENABLED=yes";
 /// What `getent` says when there is no such name.
 const NO_SUCH_NAME: &str = "failed:";
 
@@ -75,8 +75,19 @@ pub(super) async fn inside(
     };
     let name = resolver.status.name.clone();
     let asked = program::within("ask in a container", ANSWER_WAIT, move || ask_inside(pid, &name)).await;
-    let (server, answer) = asked.map_err(|error| causes(&error))?;
-    Ok(Inside { container, server, answer: answer_of(&answer) })
+    let asked = asked.map_err(|error| causes(&error))?;
+    Ok(Inside {
+        container,
+        server: asked.server,
+        answer: answer_of(&asked.answer),
+        behind: asked.behind.as_ref().map(answer_of),
+    })
+}
+
+/// Who decides what comes in; a firewall that does not say so in time is none that is known.
+pub(super) async fn find_firewall() -> Firewall {
+    let looked = program::within("look at the firewall", FIREWALL_WAIT, || Ok(firewall())).await;
+    looked.unwrap_or(Firewall::Iptables)
 }
 
 /// What the unit that is to serve containers could not do, if that may matter.
@@ -97,6 +108,7 @@ impl Resolver {
         library: Result<Answer, String>,
         inside: Result<Inside, String>,
         said: Option<String>,
+        firewall: Firewall,
     ) -> Facts {
         Facts {
             name: self.status.name.clone(),
@@ -109,11 +121,12 @@ impl Resolver {
             inside,
             unit: settings.has_unit(RESOLVED),
             installed: unit_files::find(RESOLVER).is_some(),
-            wanted: settings.serves_containers() && docker.as_ref().is_ok_and(|docker| docker.installed),
+            docker: docker.as_ref().is_ok_and(|docker| docker.installed),
+            wanted: settings.serves_containers(),
             // Until its next start dockerd may give them an address that its file has no more.
             told: self.status.docker || Path::new(TOLD).exists(),
             said,
-            ufw: std::fs::read_to_string(UFW).is_ok_and(|text| text.lines().any(|line| line == UFW_IS_ON)),
+            firewall,
             apply: format!("{} resolved apply{}", settings.program, settings.resolved_flags()),
         }
     }

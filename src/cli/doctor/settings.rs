@@ -22,6 +22,7 @@ use crate::model::doctor::ports::{Needed, Protocol};
 use crate::model::fleet::shell::quote;
 use crate::model::names::MachineId;
 use crate::model::provision::units::{self, AGENT, REGISTRATOR, RESOLVED};
+use crate::model::provision::{Spec, resolved};
 use crate::model::resolved::STANDARD_PORT;
 use crate::registrator::SOCKET_DEFAULT;
 
@@ -87,7 +88,7 @@ impl Settings {
         Ok(settings)
     }
 
-    fn usual(units: Vec<(&'static str, UnitFile)>) -> Self {
+    pub(super) fn usual(units: Vec<(&'static str, UnitFile)>) -> Self {
         let [dns, http, server, gossip] = PORTS;
         let loopback = IpAddr::V4(Ipv4Addr::LOCALHOST);
         Self {
@@ -321,19 +322,14 @@ impl Settings {
 
     /// The flags of `resolved apply` that differ from its defaults, with a blank before each.
     pub(super) fn resolved_flags(&self) -> String {
-        let mut flags = Vec::new();
-        if self.domain != "consul" {
-            flags.push(format!(" --domain {}", self.domain));
-        }
-        if let Some(target) = self.dns_target() {
-            if target.ip() != IpAddr::V4(Ipv4Addr::LOCALHOST) {
-                flags.push(format!(" --address {}", target.ip()));
-            }
-            if target.port() != PORTS[0] {
-                flags.push(format!(" --dns-port {}", target.port()));
-            }
-        }
-        flags.concat()
+        // What the command would refuse is not given to it.
+        let target = self.dns_target();
+        resolved::flags(&Spec {
+            domain: self.domain.parse().unwrap_or_default(),
+            client: target.iter().map(SocketAddr::ip).collect(),
+            dns_port: target.and_then(|target| target.port().to_string().parse().ok()).unwrap_or_default(),
+            ..Spec::default()
+        })
     }
 
     /// The file of the etcd key, if there is one.
@@ -375,10 +371,9 @@ fn host_of(address: IpAddr) -> String {
 
 #[cfg(test)]
 pub(super) mod tests {
-    use super::{Settings, UnitFile};
+    use super::{Settings, Spec, UnitFile};
     use crate::model::doctor::address::Advertise;
     use crate::model::doctor::ports::Protocol;
-    use crate::model::provision::Spec;
     use crate::model::provision::units::{Manager, UnitFile as Text, unit_files};
 
     /// The settings of a machine that was provisioned so.

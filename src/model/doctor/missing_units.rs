@@ -27,7 +27,7 @@ pub struct Known {
     /// Where the agent listens.
     pub client: Vec<IpAddr>,
     /// The flags that say where the machines meet.
-    pub etcd: Vec<(&'static str, String)>,
+    pub meet: Vec<(&'static str, String)>,
     /// The units are fleet's.
     pub fleet: bool,
     /// Docker is there.
@@ -62,7 +62,7 @@ impl Known {
             add("--only", (*name).to_owned());
         }
         if names.contains(&AGENT) {
-            self.etcd.iter().for_each(|(flag, value)| add(flag, value.clone()));
+            self.meet.iter().for_each(|(flag, value)| add(flag, value.clone()));
         }
         if let Some(binary) = self.binary.as_ref().filter(|binary| *binary != BINARY_PATH) {
             add("--binary", format!("path={binary}"));

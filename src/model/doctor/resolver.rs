@@ -4,7 +4,8 @@ use std::net::IpAddr;
 
 use super::{Check, Finding};
 use crate::model::resolved::docker::DAEMON_FILE;
-use crate::model::resolved::{ALLOW, KEEP_SERVERS, LINK_ADDRESS, PACKAGES};
+use crate::model::resolved::firewall::Firewall;
+use crate::model::resolved::{KEEP_SERVERS, LINK_ADDRESS, PACKAGES, RESOLVER};
 
 /// The check's name.
 pub const NAME: &str = "resolved";
@@ -35,6 +36,8 @@ pub struct Inside {
     pub server: IpAddr,
     /// What that says.
     pub answer: Answer,
+    /// What our resolver says itself, where a server of Docker's inside asks it and brought nothing.
+    pub behind: Option<Answer>,
 }
 
 /// What is known.
@@ -58,14 +61,16 @@ pub struct Facts {
     pub inside: Result<Inside, String>,
     /// systemd-resolved is installed.
     pub installed: bool,
-    /// The unit is to make the resolver answer containers, and Docker is there.
+    /// Docker is installed.
+    pub docker: bool,
+    /// The unit is to make the resolver answer containers.
     pub wanted: bool,
     /// Docker gives containers the resolver's address.
     pub told: bool,
     /// What the unit could not do at its last start.
     pub said: Option<String>,
-    /// The firewall is ufw's.
-    pub ufw: bool,
+    /// Who decides what comes in.
+    pub firewall: Firewall,
     /// The unit that tells the resolver is installed.
     pub unit: bool,
     /// The command that tells the resolver without the unit.
@@ -86,7 +91,9 @@ pub fn judge(facts: &Facts) -> Check {
             },
             "programs of this machine cannot find names of the domain without it",
             if facts.installed {
-                format!("systemctl enable --now systemd-resolved.service && ln -sf {STUB} /etc/resolv.conf")
+                format!(
+                    "{KEEP_SERVERS} && systemctl enable --now {RESOLVER} && ln -sf {STUB} /etc/resolv.conf"
+                )
             } else {
                 format!("{KEEP_SERVERS} && apt-get update && apt-get install -y {PACKAGES} && {apply}")
             },
@@ -117,7 +124,7 @@ pub fn judge(facts: &Facts) -> Check {
             format!(
                 "systemd-resolved does; /etc/resolv.conf does not lead to it (it should be a link to {STUB})"
             ),
-            format!("ln -sf {STUB} /etc/resolv.conf"),
+            format!("{KEEP_SERVERS} && systemctl restart {RESOLVER} && ln -sf {STUB} /etc/resolv.conf"),
         ));
     }
     let mut check = Check::of(NAME, findings);
@@ -142,7 +149,7 @@ fn containers(facts: &Facts, apply: &str, mut check: Check) -> Check {
         ));
         return check;
     }
-    if facts.for_containers.is_none() && facts.wanted {
+    if facts.for_containers.is_none() && facts.wanted && facts.docker {
         check.findings.push(Finding::error(
             format!("containers do not find {name}: systemd-resolved answers none"),
             said_or(facts, "the unit did not get so far: Docker was not there yet, or it was stopped"),
@@ -150,7 +157,7 @@ fn containers(facts: &Facts, apply: &str, mut check: Check) -> Check {
         ));
         return check;
     }
-    if facts.for_containers.is_some() && !facts.told {
+    if facts.for_containers.is_some() && !facts.told && facts.docker {
         check.findings.push(Finding::error(
             format!("containers that Docker starts do not find {name}: it does not tell them to ask {LINK_ADDRESS}"),
             said_or(facts, &format!("`dns` of {DAEMON_FILE} does not name it first: somebody wrote that file again")),
@@ -182,11 +189,16 @@ fn judge_inside(facts: &Facts, inside: &Inside) -> Option<Finding> {
     let (name, container) = (&facts.name, &inside.container);
     let symptom = format!("the container {container} does not find {name}: {said}");
     // The machine itself is answered at this address, or we would not have come here.
-    if inside.server == LINK_ADDRESS && matches!(inside.answer, Answer::Silent(_)) {
+    let ours = if inside.server == LINK_ADDRESS { Some(&inside.answer) } else { inside.behind.as_ref() };
+    if let Some(Answer::Silent(_)) = ours {
+        let kept = facts.firewall.kept().map_or_else(String::new, |how| format!("; after the fix, {how}"));
         return Some(Finding::error(
             symptom,
-            "a firewall of this machine does not let through what containers ask: the resolver answers the machine itself",
-            ALLOW[usize::from(!facts.ufw)],
+            format!(
+                "a firewall of this machine does not let through what containers ask: the resolver answers the machine \
+                 itself{kept}"
+            ),
+            facts.firewall.allow(),
         ));
     }
     let server = inside.server;
@@ -210,12 +222,15 @@ fn told(answer: &Answer) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::{Answer, Facts, Inside, judge};
+    use crate::model::resolved::KEEP_SERVERS;
+    use crate::model::resolved::firewall::Firewall;
 
     fn facts() -> Facts {
         let inside = Inside {
             container: "cache".to_owned(),
             server: "169.254.53.1".parse().unwrap(),
             answer: Answer::Found,
+            behind: None,
         };
         Facts {
             name: "consul.service.consul".to_owned(),
@@ -227,10 +242,11 @@ mod tests {
             for_containers: Some(Answer::Found),
             inside: Ok(inside),
             installed: true,
+            docker: true,
             wanted: true,
             told: true,
             said: None,
-            ufw: false,
+            firewall: Firewall::Iptables,
             unit: true,
             apply: "/opt/bin/corediscover resolved apply --dns-port 53".to_owned(),
         }
@@ -248,11 +264,7 @@ mod tests {
     #[test]
     fn the_first_link_that_breaks_is_the_cause_and_the_only_one() {
         for (broken, cause, fix) in [
-            (
-                Facts { runs: false, resolver: failed(), ..facts() },
-                "without it",
-                "systemctl enable --now systemd-resolved",
-            ),
+            (Facts { runs: false, resolver: failed(), ..facts() }, "without it", KEEP_SERVERS),
             (
                 Facts { applied: false, resolver: failed(), ..facts() },
                 "was not told",
@@ -268,11 +280,7 @@ mod tests {
                 "somebody else",
                 "systemctl restart corediscover-resolved",
             ),
-            (
-                Facts { library: Ok(Answer::Unknown), ..facts() },
-                "/etc/resolv.conf",
-                "ln -sf /run/systemd/resolve",
-            ),
+            (Facts { library: Ok(Answer::Unknown), ..facts() }, "/etc/resolv.conf", KEEP_SERVERS),
         ] {
             let found = judge(&broken);
             let [finding] = &found.findings[..] else { panic!("{found:?}") };
@@ -318,7 +326,8 @@ mod tests {
             "{found:?}"
         );
         // Nobody asked for it, or there is nobody to serve.
-        assert_eq!(judge(&Facts { wanted: false, ..unserved }).findings, []);
+        assert_eq!(judge(&Facts { wanted: false, ..unserved.clone() }).findings, []);
+        assert_eq!(judge(&Facts { docker: false, ..unserved }).findings, []);
     }
 
     #[test]
@@ -330,6 +339,9 @@ mod tests {
             finding.fix,
             "systemctl restart corediscover-resolved.service && systemctl restart docker.service"
         );
+        // A firewall kept the unit from telling a Docker that may come one day.
+        let none = Facts { told: false, docker: false, inside: Err("no Docker".to_owned()), ..facts() };
+        assert_eq!(judge(&none).findings, []);
     }
 
     #[test]
@@ -337,14 +349,25 @@ mod tests {
         let Ok(inside) = facts().inside else { panic!() };
         let silent = Answer::Silent("no answer from 169.254.53.1:53".to_owned());
         let behind = Facts { inside: Ok(Inside { answer: silent.clone(), ..inside.clone() }), ..facts() };
-        for (ufw, fix) in [(true, "ufw allow in on docker0 "), (false, "iptables -I INPUT -i docker0 ")] {
-            let found = judge(&Facts { ufw, ..behind.clone() });
-            let [finding] = &found.findings[..] else { panic!("{found:?}") };
-            assert!(finding.cause.contains("firewall") && finding.fix.starts_with(fix), "{finding:?}");
+        // In a network that a user made, Docker's server inside asks ours, and says that it brought nothing.
+        let docker = "127.0.0.11".parse().unwrap();
+        let asks_docker = |behind| Facts {
+            inside: Ok(Inside { server: docker, answer: failed(), behind, ..inside.clone() }),
+            ..facts()
+        };
+        for firewall in [Firewall::Ufw, Firewall::Iptables] {
+            for behind in [behind.clone(), asks_docker(Some(silent.clone()))] {
+                let found = judge(&Facts { firewall: firewall.clone(), ..behind });
+                let [finding] = &found.findings[..] else { panic!("{found:?}") };
+                assert!(finding.cause.contains("firewall") && finding.fix == firewall.allow(), "{finding:?}");
+            }
         }
+        let found = judge(&asks_docker(Some(Answer::Found)));
+        assert!(found.findings[0].fix.starts_with("systemctl restart docker.service"), "{found:?}");
         // One that asks somebody else is no matter of our firewall.
         let server = "10.0.0.2".parse().unwrap();
-        let found = judge(&Facts { inside: Ok(Inside { server, answer: silent, ..inside }), ..facts() });
+        let found =
+            judge(&Facts { inside: Ok(Inside { server, answer: silent, ..inside.clone() }), ..facts() });
         assert!(found.findings[0].fix.starts_with("systemctl restart docker.service"), "{found:?}");
     }
 

@@ -44,7 +44,8 @@ struct Need {
 #[derive(Serialize)]
 struct PackagesValues {
     needs: Vec<Need>,
-    /// Units that would find too little if they started before.
+    /// The unit that may have found too little before, and is started again: it does not wait, for a machine without these
+    /// packages and without a network would wait for ever.
     awaited_by: &'static str,
     pause_max: u8,
     ending: &'static str,
@@ -117,10 +118,16 @@ mod tests {
         let text = cloud_init(&Spec::default()).unwrap();
         let line = "command -v resolvectl >/dev/null || {";
         let line = text.lines().find(|found| found.contains(line)).unwrap();
-        let (kept, asked_for) = line.split_once("resolved.conf.d/50-kept.conf; ").unwrap();
+        let (kept, asked_for) = line.split_once("resolved.conf.d/50-kept.conf; fi ); ").unwrap();
         assert!(kept.contains("/etc/resolv.conf"), "the servers that it has stay: {kept}");
         assert!(asked_for.contains("$$missing systemd-resolved libnss-resolve\""), "{asked_for}");
-        assert!(text.contains("Before=corediscover-resolved.service"), "{text}");
+        // One that has it is told at once, network or not; one that has not when it is installed.
+        let (_, later) = text.split_once("test -z \"$$installed\" || ").unwrap();
+        assert!(
+            later.starts_with("systemctl --no-block restart corediscover-resolved.service || :'"),
+            "{later}"
+        );
+        assert!(!text.contains("Before=corediscover-resolved.service"), "nobody waits for a network: {text}");
     }
 
     #[test]

@@ -96,7 +96,7 @@ impl Draft {
             domain: self.domain.unwrap_or_default(),
             address: self.advertise.unwrap_or_else(|| format.usual_address()),
             node: self.node.unwrap_or_default(),
-            dns_port: self.dns_port.unwrap_or_else(|| format.usual_dns_port()),
+            dns_port: self.dns_port.unwrap_or_else(|| format.usual_dns_port(fleet)),
             client: self.client,
         })
     }
@@ -164,10 +164,16 @@ mod tests {
 
     #[test]
     fn the_resolver_of_the_machines_that_read_a_form_can_ask_its_usual_port() {
-        // Container Linux ended with systemd 241; what reads the others goes on.
-        for (format, version) in [(Format::CloudConfig, 241), (Format::Ignition, 252), (Format::Units, 252)] {
-            let port = Draft::default().into_spec(format).unwrap().dns_port.number();
-            assert!(Mode::choose(None, version, port).is_ok(), "{format:?}: {port}");
+        // Container Linux, and fleet with it, ended with systemd 241; what reads the others goes on.
+        for (format, fleet, version) in [
+            (Format::CloudConfig, None, 241),
+            (Format::CloudConfig, Some(false), 241),
+            (Format::Ignition, None, 252),
+            (Format::Units, None, 252),
+            (Format::Units, Some(true), 241),
+        ] {
+            let port = Draft { fleet, ..Draft::default() }.into_spec(format).unwrap().dns_port.number();
+            assert!(Mode::choose(None, version, port).is_ok(), "{format:?}, {fleet:?}: {port}");
         }
     }
 

@@ -88,12 +88,9 @@ impl Format {
     }
 
     /// The agent's DNS port when nobody says it. The last systemd that reads cloud-config, 241, can ask no other than the
-    /// usual one; its own resolver has that at 127.0.0.53, and the agent at 127.0.0.1.
-    pub(super) fn usual_dns_port(self) -> DnsPort {
-        match self {
-            Self::CloudConfig => DnsPort::STANDARD,
-            _ => DnsPort::default(),
-        }
+    /// usual one, nor can any that ran fleet; its own resolver has that at 127.0.0.53, and the agent at 127.0.0.1.
+    pub(super) fn usual_dns_port(self, fleet: bool) -> DnsPort {
+        if self == Self::CloudConfig || fleet { DnsPort::STANDARD } else { DnsPort::default() }
     }
 
     /// How a machine gets the binary when nobody says it.

@@ -23,8 +23,8 @@ struct Values<'a> {
     ending: &'a str,
 }
 
-/// What differs from the command's defaults.
-fn flags(spec: &Spec) -> String {
+/// What differs from the defaults of `resolved apply`, with a blank before each flag.
+pub fn flags(spec: &Spec) -> String {
     let mut flags = String::new();
     let mut add = |flag: &str, value: &str| {
         for word in [" --", flag, " ", value] {

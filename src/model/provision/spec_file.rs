@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use super::draft::Draft;
 use super::etcd::Etcd;
+use super::format::Format;
 use super::render::{RenderError, render};
 use super::spec::Spec;
 use super::yaml::{Kind, Node, Type, parse, quoted};
@@ -155,15 +156,17 @@ struct Values {
     domain: String,
     advertise: String,
     node: &'static str,
+    /// Whether it is said: what is usual differs from form to form, and the file is for all of them.
+    says_dns_port: bool,
     dns_port: u16,
     client: Vec<String>,
 }
 
-/// The file that says what `spec` says, with an explanation of each setting.
+/// The file that says what `spec` says, which is for `format`, with an explanation of each setting.
 ///
 /// # Errors
 /// Never for a template of this program.
-pub fn print(spec: &Spec) -> Result<String, RenderError> {
+pub fn print(spec: &Spec, format: Format) -> Result<String, RenderError> {
     let (etcd, discovery, join) = match &spec.etcd {
         Etcd::Given { endpoints, .. } => {
             (endpoints.iter().map(ToString::to_string).collect(), None, Vec::new())
@@ -189,6 +192,7 @@ pub fn print(spec: &Spec) -> Result<String, RenderError> {
             domain: spec.domain.as_str().to_owned(),
             advertise: quoted(&spec.address.to_string()),
             node: spec.node.word(),
+            says_dns_port: spec.dns_port != format.usual_dns_port(spec.fleet),
             dns_port: spec.dns_port.number(),
             client: spec.client.iter().map(ToString::to_string).collect(),
         },
@@ -233,10 +237,26 @@ mod tests {
         let templated = Draft { advertise: Some(template.parse().unwrap()), ..Draft::default() };
         for draft in [Draft::default(), join, full.unwrap(), closed.unwrap(), templated] {
             let spec: Spec = draft.into_spec(Format::CloudConfig).unwrap();
-            let text = print(&spec).unwrap();
+            let text = print(&spec, Format::CloudConfig).unwrap();
             let again = read(&text).map_err(|error| format!("{error}\n{text}")).unwrap();
             assert_eq!(again.into_spec(Format::CloudConfig).unwrap(), spec, "{text}");
         }
+    }
+
+    #[test]
+    fn a_port_that_is_usual_is_left_to_each_form_and_another_is_said() {
+        for (format, fleet) in
+            Format::ALL.map(|format| (format, None)).into_iter().chain([(Format::Units, Some(true))])
+        {
+            let spec = Draft { fleet, ..Draft::default() }.into_spec(format).unwrap();
+            let draft = read(&print(&spec, format).unwrap()).unwrap();
+            assert_eq!(draft.dns_port, None, "{format:?}");
+            // Without it the last CoreOS could not ask the agent.
+            assert_eq!(draft.into_spec(Format::CloudConfig).unwrap().dns_port.number(), 53, "{format:?}");
+        }
+        let own = Draft { dns_port: Some("5353".parse().unwrap()), ..Draft::default() };
+        let spec = own.clone().into_spec(Format::CloudInit).unwrap();
+        assert_eq!(read(&print(&spec, Format::CloudInit).unwrap()).unwrap().dns_port, own.dns_port);
     }
 
     #[track_caller]

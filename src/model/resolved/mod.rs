@@ -4,6 +4,7 @@
 
 pub mod bridge;
 pub mod docker;
+pub mod firewall;
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -30,20 +31,16 @@ pub const LINK_ADDRESS: Ipv4Addr = Ipv4Addr::new(169, 254, 53, 1);
 /// The port of DNS when nothing else is said.
 pub const STANDARD_PORT: u16 = 53;
 
-/// What lets containers of Docker's own bridge ask through a firewall: with ufw, and without it.
-pub const ALLOW: [&str; 2] = [
-    "ufw allow in on docker0 to 169.254.53.1 port 53",
-    "iptables -I INPUT -i docker0 -d 169.254.53.1 -p udp --dport 53 -j ACCEPT && \
-     iptables -I INPUT -i docker0 -d 169.254.53.1 -p tcp --dport 53 -j ACCEPT",
-];
-
 /// Debian's packages with the resolver, and with what lets the C library ask it; Ubuntu has it from the start.
 pub const PACKAGES: &str = "systemd-resolved libnss-resolve";
-/// What keeps DNS working when [`PACKAGES`] take /etc/resolv.conf over: the servers that it names are asked on. A line for
-/// a shell, without `$`, `%`, `\` or `'`: units and scripts hold it too.
-pub const KEEP_SERVERS: &str = "mkdir -p /etc/systemd/resolved.conf.d && { echo \"[Resolve]\"; \
-     sed -n -e \"s/^nameserver[[:space:]]*/DNS=/p\" -e \"s/^search[[:space:]]*/Domains=/p\" /etc/resolv.conf; } \
-     >/etc/systemd/resolved.conf.d/50-kept.conf";
+/// What keeps DNS working when /etc/resolv.conf becomes the resolver's: the servers that it names are asked on. Where it names
+/// none but this machine itself, what was kept before stays. A line for a shell, which it leaves as it was, without `$`, `%`,
+/// `\`, `!` or `'`: units, scripts and terminals hold it too. The resolver is not root, and must read the file whatever the
+/// umask is.
+pub const KEEP_SERVERS: &str = "( umask 022; if grep -s \"^nameserver\" /etc/resolv.conf | grep -q -v \"[[:space:]]127[.]\"; then \
+     mkdir -p /etc/systemd/resolved.conf.d && { echo \"[Resolve]\"; \
+     sed -n -e \"/^nameserver[[:space:]]*127[.]/d\" -e \"s/^nameserver[[:space:]]*/DNS=/p\" \
+     -e \"s/^search[[:space:]]*/Domains=/p\" /etc/resolv.conf; } >/etc/systemd/resolved.conf.d/50-kept.conf; fi )";
 
 /// First version that reads `dns-delegate` files (systemd.dns-delegate(5)).
 const DELEGATE_SINCE: u32 = 258;
@@ -212,7 +209,7 @@ pub fn unmanaged() -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{ALLOW, LINK_ADDRESS, Mode, ModeError, Target, container_addresses, containers, version};
+    use super::{Mode, ModeError, Target, container_addresses, containers, version};
 
     fn target(agent: &str) -> Target {
         Target { agent: agent.parse().unwrap(), domain: "consul".to_owned() }
@@ -261,11 +258,5 @@ mod tests {
     fn the_addresses_for_containers_are_read_back() {
         let addresses = ["169.254.53.1".parse().unwrap(), "172.17.0.1".parse().unwrap()];
         assert_eq!(container_addresses(&containers(&addresses)), addresses);
-    }
-    #[test]
-    fn what_a_firewall_is_told_names_the_address_of_our_link() {
-        for command in ALLOW {
-            assert!(command.contains(&LINK_ADDRESS.to_string()), "{command}");
-        }
     }
 }

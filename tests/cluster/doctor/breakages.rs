@@ -100,7 +100,8 @@ pub(super) fn addresses(machine: &Machine, second: &str) {
 
 /// Names are not found: the resolver was not told, programs do not ask it, a container does not.
 pub(super) fn resolver(machine: &Machine) {
-    sh(machine, &format!("{INSTALLED} resolved remove"));
+    // An agent that was restarted before has restarted the unit, which may still be at it, and would do it once more.
+    sh(machine, &format!("systemctl start corediscover-resolved.service; {INSTALLED} resolved remove"));
     let symptom = "programs of this machine do not find consul.service.consul";
     is_found_and_repaired(machine, "resolved", "error", symptom);
 

@@ -8,7 +8,7 @@ const UNIT: &str = "corediscover-resolved.service";
 
 /// dockerd has a server of its own for containers, so ours cannot be named: the unit goes on without them.
 pub(super) fn nobody_serves_them(machine: &Machine) {
-    sh(machine, "docker rm -f early");
+    sh(machine, &format!("docker rm -f early; systemctl start {UNIT}"));
     // Once for its settings, and once more when it has forgotten them.
     for _ in 0..2 {
         sh(machine, &format!("{INSTALLED} resolved remove --docker; systemctl restart docker.service"));
@@ -53,5 +53,25 @@ pub(super) fn a_firewall_is_between(machine: &Machine) {
     is_healthy(machine);
     sh(machine, "iptables -w -D INPUT -i docker0 -j DROP");
     sh(machine, &fix.replace(" -I ", " -D "));
+    is_healthy(machine);
+    a_firewall_is_before_another_network(machine);
+}
+
+/// The same for a network as docker compose makes it: its containers ask a server of Docker's, which says no.
+fn a_firewall_is_before_another_network(machine: &Machine) {
+    sh(machine, "docker network create shop; docker run -d --name late --network shop web");
+    is_healthy(machine);
+    sh(machine, "iptables -w -I INPUT -i br-+ -j DROP");
+    let symptom = "the container late does not find consul.service.consul";
+    let fix = is_found(machine, "resolved", "error", symptom);
+    assert!(fix.contains("iptables -I INPUT -i br-+ -d 169.254.53.1 "), "{fix}");
+    let apply = machine.try_run(&[INSTALLED, "resolved", "apply", "--docker"]);
+    let told = String::from_utf8_lossy(&apply.stderr);
+    assert!(!apply.status.success() && told.contains("what comes over br-…"), "{told}");
+    carry_out(machine, &fix);
+    is_healthy(machine);
+    sh(machine, "iptables -w -D INPUT -i br-+ -j DROP");
+    sh(machine, &fix.replace(" -I ", " -D "));
+    sh(machine, "docker rm -f late; docker network rm shop");
     is_healthy(machine);
 }

@@ -17,9 +17,10 @@ use corediscover::model::provision::ignition::{Version, ignition};
 use corediscover::model::provision::sysext::{Host, sysext};
 use corediscover::model::provision::units::{Manager, unit_files};
 use corediscover::model::provision::vagrant::{Machines, vagrant};
+use corediscover::model::resolved::KEEP_SERVERS;
 use serde_json::{Value, json};
 
-use super::{shell_commands, specs, succeeded};
+use super::{SHELLS, shell_commands, specs, succeeded};
 use crate::support::binary;
 use crate::support::ignition::apply;
 
@@ -92,31 +93,78 @@ fn packages_that_apt_does_not_get_at_once_are_asked_for_until_they_are_there() {
     quiet(run(Command::new("systemd-analyze").args(["verify", "--man=no"]).arg(path), "systemd"), unit);
 
     // An apt whose first call fails: no network yet, or somebody else holds its lock.
-    for program in ["sleep", "mkdir", "sed"] {
+    for program in ["sleep", "mkdir", "sed", "grep"] {
         symlink(format!("/usr/bin/{program}"), folder.path().join(program)).unwrap();
     }
     // Servers of the machine, which Debian's resolver takes the file away from.
-    let servers = "# by DHCP\nsearch corp.example\nnameserver 10.0.2.3\nnameserver\t10.0.2.4\n";
+    let servers =
+        "# by DHCP\nsearch corp.example\nnameserver 127.0.0.1\nnameserver 10.0.2.3\nnameserver\t10.0.2.4\n";
     let resolv = put(folder.path(), "resolv.conf", servers);
     let kept = folder.path().join("kept");
     let apt = "#!/bin/sh\necho \"$*\" >>\"${0%/*}/log\"\nif test $1 = install; then \
                for program in dockerd resolvectl; do : >\"${0%/*}/$program\"; /usr/bin/chmod 755 \"${0%/*}/$program\"; done; elif ! test -e \"$0.ready\"; then : >\"$0.ready\"; exit 100; fi\n";
     let program = put(folder.path(), "apt-get", apt);
     fs::set_permissions(program, fs::Permissions::from_mode(0o755)).unwrap();
+    // One that is not answered: what is installed is installed all the same.
+    let systemctl = "#!/bin/sh\necho \"systemctl $*\" >>\"${0%/*}/log\"\nexit 1\n";
+    let program = put(folder.path(), "systemctl", systemctl);
+    fs::set_permissions(program, fs::Permissions::from_mode(0o755)).unwrap();
     for _ in 0..2 {
         for script in shell_commands(unit, "ExecStart") {
             let script = script
                 .replace("/etc/resolv.conf", resolv.to_str().unwrap())
                 .replace("/etc/systemd/resolved.conf.d", kept.to_str().unwrap());
+            let script = format!("umask 077; {script}");
             let mut shell = Command::new("/bin/sh");
             let output = shell.args(["-c", &script]).env_clear().env("PATH", folder.path()).output().unwrap();
             assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         }
         let log = fs::read_to_string(folder.path().join("log")).unwrap();
         let installed = "install -y docker.io systemd-resolved libnss-resolve";
-        let kept = fs::read_to_string(kept.join("50-kept.conf")).unwrap();
-        assert_eq!(kept, "[Resolve]\nDomains=corp.example\nDNS=10.0.2.3\nDNS=10.0.2.4\n");
-        assert_eq!(log, format!("update\nupdate\n{installed}\n"), "and only until then");
+        let told = "systemctl --no-block restart corediscover-resolved.service";
+        assert_kept(&kept, "[Resolve]\nDomains=corp.example\nDNS=10.0.2.3\nDNS=10.0.2.4\n");
+        assert_eq!(log, format!("update\nupdate\n{installed}\n{told}\n"), "and only until then");
+    }
+}
+
+/// The resolver, which is not root, reads this of the servers that were kept.
+#[track_caller]
+fn assert_kept(folder: &Path, text: &str) {
+    use std::os::unix::fs::PermissionsExt as _;
+    let file = folder.join("50-kept.conf");
+    assert_eq!(fs::read_to_string(&file).unwrap(), text);
+    for (path, wanted) in [(folder, 0o755), (file.as_path(), 0o644)] {
+        let mode = fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        assert_eq!(mode, wanted, "{}: {mode:o}", path.display());
+    }
+}
+
+#[test]
+fn the_servers_of_a_machine_are_kept_by_every_shell_and_only_where_there_are_any() {
+    for forbidden in ['$', '%', '\\', '\'', '!', '\n'] {
+        assert!(!KEEP_SERVERS.contains(forbidden), "{forbidden:?}: {KEEP_SERVERS}");
+    }
+    for shell in SHELLS {
+        let folder = tempfile::tempdir().unwrap();
+        let (resolv, kept) = (folder.path().join("resolv.conf"), folder.path().join("kept"));
+        let line = KEEP_SERVERS
+            .replace("/etc/resolv.conf", resolv.to_str().unwrap())
+            .replace("/etc/systemd/resolved.conf.d", kept.to_str().unwrap());
+        // The umask of the shell in which somebody types it stays.
+        let script = format!("set -e; umask 077; {line} && test \"$(umask)\" = 0077");
+        let keep = |servers: &str| {
+            put(folder.path(), "resolv.conf", servers);
+            let output = Command::new(shell).args(["-c", &script]).output().unwrap();
+            assert!(output.status.success(), "{shell}: {}", String::from_utf8_lossy(&output.stderr));
+        };
+        keep("nameserver 127.0.0.53\noptions edns0\n");
+        assert!(!kept.exists(), "{shell}");
+        keep("nameserver 127.0.0.1\nnameserver 10.0.2.3\nsearch corp.example\n");
+        let text = "[Resolve]\nDNS=10.0.2.3\nDomains=corp.example\n";
+        assert_kept(&kept, text);
+        // The second time /etc/resolv.conf is the resolver's.
+        keep("nameserver 127.0.0.53\nsearch .\n");
+        assert_kept(&kept, text);
     }
 }
 

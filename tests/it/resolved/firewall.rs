@@ -25,6 +25,13 @@ fn firewall(machine: &Machine, rules: &[&str]) {
     }
 }
 
+/// The command that the hint names.
+#[track_caller]
+fn hint(told: &str) -> &str {
+    let (_, hint) = told.split_once("hint: `").unwrap_or_else(|| panic!("no hint: {told}"));
+    hint.split_once('`').unwrap().0
+}
+
 fn links(machine: &Machine) -> Vec<String> {
     let table = machine.run(&["ip", "-brief", "link"]);
     table.lines().filter_map(|line| line.split_whitespace().next().map(str::to_owned)).collect()
@@ -49,16 +56,16 @@ fn docker_is_not_told_of_a_resolver_that_a_firewall_keeps_from_containers() {
     let daemon = "{\n    \"dns\": [\"10.0.0.2\"]\n}\n";
     put(&machine, DAEMON, daemon);
 
-    // Before Docker has made its bridge.
+    // Before Docker has made its bridge, or where it makes none, networks of users are asked for.
     let (done, told) = apply(&machine);
-    assert!(!done && told.contains("no docker0 yet") && told.contains("hint: start Docker"), "{told}");
+    assert!(!done && told.contains("what comes over br-…") && told.contains("hint: `iptables -I "), "{told}");
     bridge(&machine);
     let (done, told) = apply(&machine);
     assert!(!done, "{told}");
     for part in [
         "containers would not be answered by 169.254.53.1:53, so Docker is not told of it",
         "a firewall of this machine does not let through what comes over docker0",
-        "ufw allow in on docker0 to 169.254.53.1 port 53",
+        "hint: `iptables -I INPUT -i docker0 -d 169.254.53.1 ",
     ] {
         assert!(told.contains(part), "`{part}` is not in {told}");
     }
@@ -66,9 +73,24 @@ fn docker_is_not_told_of_a_resolver_that_a_firewall_keeps_from_containers() {
     assert_eq!(machine.run(&["dig", "+short", "@169.254.53.1", "web.service.consul"]), "10.1.2.3", "over lo");
     assert_eq!(links(&machine), ["lo", "up0", "cdns0", "docker0"], "what asked is gone");
 
-    // The rules of the hint, as it prints them.
-    let hint = told.split("without ufw `").nth(1).unwrap().split('`').next().unwrap();
-    machine.run(&["sh", "-ec", hint]);
+    // As ufw says it, where that is on.
+    put(&machine, "/etc/ufw/ufw.conf", "ENABLED=yes\nLOGLEVEL=low\n");
+    let (_, with_ufw) = apply(&machine);
+    assert_eq!(
+        hint(&with_ufw),
+        "ufw allow in on docker0 to 169.254.53.1 port 53 && ufw allow in on br-+ to 169.254.53.1 port 53"
+    );
+    put(&machine, "/etc/ufw/ufw.conf", "ENABLED=no\n");
+
+    // The rules of the hint, as it prints them; those for docker0 alone, as they were once, leave the others out.
+    let rules = hint(&told);
+    let (for_docker0, _) = rules.split_once(" && iptables -I INPUT -i br-+ ").unwrap();
+    machine.run(&["sh", "-ec", for_docker0]);
+    let (done, only_docker0) = apply(&machine);
+    assert!(!done && only_docker0.contains("what comes over br-…"), "{only_docker0}");
+    assert_eq!(machine.text(DAEMON).unwrap(), daemon);
+    assert_eq!(hint(&only_docker0), rules);
+    machine.run(&["sh", "-ec", rules]);
     let (done, told) = apply(&machine);
     assert!(done, "{told}");
     assert_eq!(
@@ -77,6 +99,27 @@ fn docker_is_not_told_of_a_resolver_that_a_firewall_keeps_from_containers() {
     );
     assert_eq!(links(&machine), ["lo", "up0", "cdns0", "docker0"], "what asked is gone");
     assert_eq!(machine.resolved(&["apply", "--docker"]), "");
+}
+
+#[test]
+fn a_firewall_of_nft_is_opened_in_its_own_chain() {
+    let (machine, _elsewhere) = Machine::boot();
+    let _agent = machine.start_agent();
+    bridge(&machine);
+    // As Docker leaves the chain of iptables: what it accepts is dropped all the same.
+    firewall(&machine, &["-P INPUT ACCEPT"]);
+    let own = "table inet own {\n chain incoming {\n  type filter hook input priority 0; policy drop;\n  \
+               ct state established,related accept\n  iifname \"lo\" accept\n }\n}\n";
+    put(&machine, "/etc/nftables.conf", own);
+    machine.run(&["nft", "-f", "/etc/nftables.conf"]);
+
+    let (done, told) = apply(&machine);
+    assert!(!done && told.contains("(/etc/nftables.conf)"), "{told}");
+    let rules = hint(&told);
+    assert!(rules.starts_with("nft 'insert rule inet own incoming iifname \"docker0\" "), "{rules}");
+    machine.run(&["sh", "-ec", rules]);
+    let (done, told) = apply(&machine);
+    assert!(done, "{told}");
 }
 
 #[test]
