@@ -77,17 +77,14 @@ pub(super) fn told(machine: &Machine, line: &[&str]) -> (i32, Vec<(String, Value
 
 const DOCTOR: &[&str] = &[INSTALLED, "doctor", "--json"];
 
-/// Waits until nothing is wrong and no unit is being started: after a repair a cluster settles, and a unit that was restarted
-/// often is watched a while.
+/// Waits until nothing is wrong: after a repair a cluster settles, and a unit that was restarted often is watched a while.
 #[track_caller]
 pub(super) fn is_healthy(machine: &Machine) {
     let mut last = Vec::new();
     let healthy = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
         eventually(PATIENCE, &format!("{} is healthy", machine.name), || {
             last = told(machine, DOCTOR).1;
-            // A unit that is not yet done would undo what is broken next.
-            (last.is_empty() && sh(machine, "systemctl list-jobs --no-legend").trim().is_empty())
-                .then_some(())
+            last.is_empty().then_some(())
         });
     }));
     assert!(healthy.is_ok(), "{}: {last:#?}", machine.name);
