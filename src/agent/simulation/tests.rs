@@ -180,19 +180,23 @@ fn clusters_take_a_server_into_their_successor_that_saw_nothing_of_them_but_thei
 
 #[test]
 fn planted_faults_in_clusters_are_found() {
-    let lost = ["an acknowledged write is lost", "applied another entry"];
+    let lost =
+        ["does not start on a disk that works", "an acknowledged write is lost", "applied another entry"];
     let faults: [(Mutant, &[&str]); 11] = [
-        (Mutant::VoteNotPersisted, &["two leaders in term", "applied another entry"]),
+        (
+            Mutant::VoteNotPersisted,
+            &["two leaders in term", "must GE last_leader_log_ids", "applied another entry"],
+        ),
         (Mutant::AcknowledgedEntryDropped, &lost),
         (Mutant::SyncSkipped, &lost),
         (Mutant::UncommittedShown, &["shows something else"]),
         (Mutant::ReadWithoutLease, &["a read shows what was not there"]),
         (Mutant::ReadsForgetTheUntold, &["a read shows what was not there"]),
         (Mutant::WatcherNotWoken, &["missed a change"]),
-        (Mutant::RetiredTakenIn, &["which was retired, votes again"]),
+        (Mutant::RetiredTakenIn, &["which was retired, votes again", "s of calm: "]),
         (Mutant::AddedInsteadOfReplaced, &["a server comes and none goes"]),
         (Mutant::RemovedBeforeReplaced, &["a server goes and none comes"]),
-        (Mutant::AddressesNotFollowed, &["nobody is served though everything works"]),
+        (Mutant::AddressesNotFollowed, &["s of calm: ", "nobody is served though everything works"]),
     ];
     let missed: Vec<Mutant> = faults
         .into_iter()
