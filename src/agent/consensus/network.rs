@@ -360,7 +360,7 @@ mod tests {
         let peer = Peer { name: "two".to_owned(), address: here, incarnation: "i".to_owned() };
         let before = channels.to(2, &peer);
         gossip.send_replace(seen_at(there));
-        tokio::time::timeout(Duration::from_secs(60), async {
+        tokio::time::timeout(Duration::from_mins(1), async {
             while !before.is_abandoned() {
                 tokio::task::yield_now().await;
             }

@@ -295,7 +295,7 @@ mod tests {
         assert_eq!(world.choose(None, Proof::Stable).as_deref(), Ok("a"));
         world.replace_after = Duration::from_secs(4);
         assert_eq!(world.choose(None, Proof::Stable).as_deref(), Ok("b"));
-        world.failed.insert("b".to_owned(), NOW.saturating_sub(Duration::from_secs(600)));
+        world.failed.insert("b".to_owned(), NOW.saturating_sub(Duration::from_mins(10)));
         assert_eq!(world.choose(None, Proof::Stable).as_deref(), Ok("b"), "long ago");
     }
 

@@ -173,7 +173,7 @@ mod tests {
         let table = ServerTable { history, ..ServerTable::default() };
         let (mut leader, mut starter) = (Pace::default(), Pace::default());
         leader.observe(seconds(10), &table);
-        let told = leader.tell(seconds(10) + HOUR - seconds(60));
+        let told = leader.tell(seconds(10 + 3600 - 60));
         assert!(!starter.learn(seconds(0), &told), "its log does not have them yet");
         starter.observe(seconds(1), &table);
         assert!(starter.learn(seconds(1), &told));
