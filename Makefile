@@ -52,7 +52,8 @@ simulate-mutants: build-tools
 	cargo test --locked --lib -- planted_ --nocapture $(ARGS)
 
 # The long form of all that looks for rare faults, with fresh seeds, which are printed: MINUTES=60 make soak, a whole number.
-# Every part is run; it fails at the end if one of them has failed. docs/guarantees.md tells how long it takes.
+# Every part is run; it fails at the end if one of them has failed. The processes alone take a quarter of an hour at least: ten
+# minutes of them are one test. docs/guarantees.md has the last results.
 soak: test-tools fuzz-tools
 	@$(MAKE) --no-print-directory --keep-going soak-simulations simulate-mutants soak-storage soak-processes soak-fuzz
 

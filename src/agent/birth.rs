@@ -27,8 +27,8 @@ use crate::model::names::ClusterId;
 use crate::model::sync::servers::ServerMember;
 use crate::tasks::Spawner;
 
-/// What must survive a crash.
-const RECORD_FILE: &str = "gossip-birth.json";
+/// File with what a server keeps of a birth without etcd, and must not lose in a crash.
+pub const GOSSIP_BIRTH_FILE: &str = "gossip-birth.json";
 /// How often the protocol looks at the clock.
 const TIMER_INTERVAL: Duration = Duration::from_millis(100);
 /// The same once the cluster has formed: an idle machine should sleep.
@@ -98,7 +98,7 @@ pub(super) async fn run(
     mut questions: mpsc::Receiver<Question>,
     decided: watch::Sender<Option<Decided>>,
 ) -> anyhow::Result<()> {
-    let path = context.data_dir.as_ref().map(|folder| folder.join(RECORD_FILE));
+    let path = context.data_dir.as_ref().map(|folder| folder.join(GOSSIP_BIRTH_FILE));
     let record = load(&*context.disk, path.as_ref())?;
     let birth = GossipBirth::new(context.me.clone(), context.alone, record, context.raft_state);
     let (answers_sender, mut answers) = mpsc::channel(ANSWERS_MAX);

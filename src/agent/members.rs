@@ -22,7 +22,7 @@ use crate::model::sync::servers::{
 use crate::model::version::{CONSUL_VERSION, REVISION};
 
 /// File with the addresses of members, so that an agent finds its cluster again when nobody tells it where.
-pub(super) const PEERS_FILE: &str = "peers.json";
+pub const PEERS_FILE: &str = "peers.json";
 /// Most addresses kept: one living member is enough to find all others.
 const PEERS_MAX: usize = 64;
 

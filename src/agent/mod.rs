@@ -39,10 +39,12 @@ use crate::model::election::Certificate;
 use crate::model::names::ClusterId;
 use crate::tasks::{StopRequest, Tasks};
 use assembly::Sockets;
+pub use birth::GOSSIP_BIRTH_FILE;
 use config::{Settings, Source};
 use consensus::Server;
 use handle::Consensus as _;
 use local::LocalState;
+pub use members::PEERS_FILE;
 use membership::Gossip;
 use role::Roles;
 

@@ -4,6 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 
 use super::settings::Settings;
+use crate::agent::{GOSSIP_BIRTH_FILE, PEERS_FILE};
 use crate::bootstrap::remembered;
 use crate::host::files::read_if_there;
 use crate::host::{unit_files, versioned};
@@ -17,10 +18,6 @@ use crate::model::resolved::RESOLVER;
 
 /// Where fleet puts the units that it runs.
 const FLEET_FOLDER: &str = "/run/fleet/units";
-/// What a server keeps of a birth without etcd.
-const GOSSIP_BIRTH_FILE: &str = "gossip-birth.json";
-/// What every agent keeps of the others.
-const PEERS_FILE: &str = "peers.json";
 
 impl Settings {
     /// What is known; `docker`: whether it is there.
@@ -95,7 +92,7 @@ mod tests {
     use super::super::settings::tests::of;
     use std::collections::BTreeSet;
 
-    use super::{BirthRecord, Known, Settings, versioned};
+    use super::{BirthRecord, GOSSIP_BIRTH_FILE, Known, PEERS_FILE, Settings, versioned};
     use crate::host::files::{MODE_PRIVATE, write_atomic};
     use crate::model::election::{Certificate, Incarnation, InitialMember};
     use crate::model::names::ClusterId;
@@ -206,7 +203,7 @@ mod tests {
         let record = BirthRecord { accepted: Some(certificate), born: true, ..BirthRecord::default() };
         let born = versioned::encode(&record).unwrap();
         let unborn = versioned::encode(&BirthRecord::default()).unwrap();
-        let (birth_file, peers_file) = ("gossip-birth.json", "peers.json");
+        let (birth_file, peers_file) = (GOSSIP_BIRTH_FILE, PEERS_FILE);
         let servers = "--join 10.0.0.1,10.0.0.2,10.0.0.3 --servers 3";
         assert_eq!(with_data(&[(birth_file, &born), (peers_file, peers)]), servers);
         // A client: it is none of those that it remembers.
