@@ -41,17 +41,9 @@ use crate::tasks::{StopRequest, Tasks};
 use assembly::Sockets;
 pub use birth::GOSSIP_BIRTH_FILE;
 use config::{Settings, Source};
-use consensus::Server;
-use handle::Consensus as _;
 use local::LocalState;
 pub use members::PEERS_FILE;
-use membership::Gossip;
 use role::Roles;
-
-/// How long a server that leaves stays for the others to remove it from the voters.
-const REMOVAL_WAIT: Duration = Duration::from_secs(2);
-/// How often it is looked whether they have.
-const REMOVAL_LOOK_INTERVAL: Duration = Duration::from_millis(50);
 
 /// How long a machine that is probed may take for its state.
 const PROBE_WAIT: Duration = Duration::from_secs(2);
@@ -85,7 +77,6 @@ pub struct AgentState {
 pub struct Agent {
     tasks: Tasks,
     settings: Settings,
-    gossip: Gossip,
     local: Arc<LocalState>,
     roles: Arc<Roles>,
     leave_request: CancellationToken,
@@ -114,27 +105,17 @@ impl Agent {
     /// # Errors
     /// The failure of a task, or that tasks did not stop.
     pub async fn run_until(self, stop: impl Future<Output = StopRequest>) -> anyhow::Result<()> {
-        let Self { tasks, settings, gossip, local, roles, leave_request, .. } = self;
+        let Self { tasks, settings, local, roles, leave_request, .. } = self;
         let ending = async {
             let leave = tokio::select! {
                 request = stop => settings.leaves_on(request, roles.part().server.is_some()),
                 () = leave_request.cancelled() => true,
             };
             assembly::notify(sd_notify::NotifyState::Stopping);
-            let role::Part { server, raft_id, .. } = roles.part();
-            if let Some(server) = &server
-                && let Err(error) = server.transfer_leadership(None).await
-            {
-                tracing::warn!("leadership was not handed over: {error:#}");
-            }
+            roles.hand_over_leadership().await;
             if leave {
                 tracing::info!("leaving the cluster");
-                roles.hand_over_place().await;
-                local.stop_sync();
-                gossip.leave().await;
-                if let Some(server) = &server {
-                    wait_for_removal(server, raft_id).await;
-                }
+                roles.leave(|| local.stop_sync()).await;
             }
         };
         tasks.run_until(ending).await
@@ -153,23 +134,6 @@ impl Agent {
             "agent running!"
         );
         assembly::notify(sd_notify::NotifyState::Ready);
-    }
-}
-
-/// A voter that leaves must help to commit its own removal.
-async fn wait_for_removal(server: &Server, raft_id: u64) {
-    let removed = async {
-        loop {
-            let peers = server.status().await.peers;
-            let voters = peers.iter().filter(|peer| peer.voter).count();
-            if voters <= 1 || !peers.iter().any(|peer| peer.id == raft_id && peer.voter) {
-                return;
-            }
-            tokio::time::sleep(REMOVAL_LOOK_INTERVAL).await;
-        }
-    };
-    if tokio::time::timeout(REMOVAL_WAIT, removed).await.is_err() {
-        tracing::warn!("the other servers did not remove this one within {REMOVAL_WAIT:?}");
     }
 }
 

@@ -163,6 +163,7 @@ impl Stewardship {
                 ServerChange::Replace { old, new } => server.replace_voter(*old, *new).await,
                 ServerChange::Remove(id) => server.remove_server(*id).await,
                 ServerChange::Update(member) => server.update_server(member.id, peer(member)).await,
+                ServerChange::HandOver => server.transfer_leadership(None).await,
                 ServerChange::Finish => server.finish_change().await,
             },
         }
@@ -214,13 +215,8 @@ impl Desk for Stewardship {
             }
             Order::Retire(which) => {
                 let server = find(&which, &facts.configured)?;
-                if server.leader {
-                    return Err(OrderError::Refused(format!(
-                        "{} leads: transfer the leadership first",
-                        server.name
-                    )));
-                }
-                self.act(Action::Write(ServersCommand::Retire { id: server.id })).await?;
+                let retirement = self.steward.lock().order_retirement(&view, server).map_err(refused)?;
+                self.act(retirement).await?;
                 Ok(OrderReply::Done)
             }
             Order::Transfer(to) => {

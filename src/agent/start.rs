@@ -62,7 +62,6 @@ pub(super) async fn start(settings: Settings, how: Birth, source: Arc<Source>) -
     let agent = Agent {
         tasks,
         settings,
-        gossip: participation.gossip,
         local,
         roles: participation.roles,
         leave_request,

@@ -31,6 +31,8 @@ pub(crate) enum Mutant {
     AddedInsteadOfReplaced,
     /// A dead server is removed first, and then another is added: two changes instead of one.
     RemovedBeforeReplaced,
+    /// A server goes though those that are left cannot go on without it.
+    AnybodySpared,
     /// A survivor founds a successor though another may have done so.
     RecoveredTwice,
 }

@@ -6,6 +6,7 @@ use std::io::Write as _;
 use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use corediscover::host::files::{MODE_PUBLIC, write_atomic};
@@ -20,6 +21,13 @@ pub(crate) const BRIDGE: &str = "172.17.42.1";
 /// What each machine tells its own Docker.
 pub(crate) fn daemon_json() -> String {
     format!("{{\"bip\": \"{BRIDGE}/16\"}}")
+}
+
+/// Keeps the containers and networks of other tests where they are, until it is dropped. `vagrant up` lists all of the
+/// engine's and then looks at each: it fails when one of them has gone meanwhile.
+pub(crate) fn nobody_goes() -> MutexGuard<'static, ()> {
+    static GOING: Mutex<()> = Mutex::new(());
+    GOING.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// What a container needs so that systemd and Docker run in it. Its kernel settings and its clock are the host's: it
@@ -85,6 +93,7 @@ impl Network {
 
 impl Drop for Network {
     fn drop(&mut self) {
+        let _going = nobody_goes();
         // Fails only if a machine is left, which has told about itself.
         drop(Command::new("docker").args(["network", "rm", &self.name]).output());
     }
@@ -290,6 +299,7 @@ impl Drop for Machine {
         if std::thread::panicking() {
             self.tell();
         }
+        let _going = nobody_goes();
         // Fails only when the engine itself has gone.
         drop(Command::new("docker").args(["rm", "-f", "-v", &self.container]).output());
     }

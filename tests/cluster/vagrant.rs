@@ -4,6 +4,7 @@ use std::process::{Command, Output};
 
 use tempfile::TempDir;
 
+use crate::machines::nobody_goes;
 use crate::released::binary;
 use crate::wait::{PATIENCE, eventually, tell_failures_at_once};
 use crate::walkthrough::way;
@@ -40,6 +41,7 @@ impl Desk {
         let programs = released.parent().unwrap().display();
         let path = format!("{programs}:{}", std::env::var("PATH").unwrap());
         let mut bash = self.command("bash");
+        let _there = nobody_goes();
         let output = bash.args(["-ec", lines]).current_dir(self.folder.path()).env("PATH", path).output();
         let output = output.unwrap();
         let told = String::from_utf8_lossy(&output.stderr).into_owned();
@@ -56,6 +58,7 @@ impl Desk {
 
     #[track_caller]
     fn run(&self, arguments: &[&str]) -> String {
+        let _there = nobody_goes();
         let output = self.vagrant(arguments);
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
         let errors = String::from_utf8_lossy(&output.stderr);

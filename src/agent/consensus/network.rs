@@ -75,7 +75,8 @@ impl AddressBook {
             let members = members.borrow_and_update();
             let servers = members.iter().filter_map(ServerMember::of);
             let ours = servers.filter(|server| {
-                server.status == MemberStatus::Alive
+                // One that leaves helps to commit that it is gone.
+                matches!(server.status, MemberStatus::Alive | MemberStatus::Leaving | MemberStatus::Left)
                     && server.cluster.as_ref().is_none_or(|cluster| identity.is_of(cluster))
             });
             self.known = ours.map(|server| (server.id, server.address)).collect();

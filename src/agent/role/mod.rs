@@ -4,6 +4,7 @@
 //! living cluster says that it is none. DNS and HTTP keep answering from the one shared replica all the while.
 
 pub(super) mod disk;
+mod leaving;
 mod parts;
 mod promise;
 mod standing;
@@ -28,7 +29,7 @@ pub(super) use self::switch::BROKE_OFF;
 use self::switch::{Recovery, Switch};
 use super::config::Settings;
 use super::consensus::Server;
-use super::handle::{Consensus, Order, OrderError, OrderReply, Replica, Topic};
+use super::handle::{Consensus, Replica, Topic};
 use super::membership::Gossip;
 use super::rpc::{Identity, Listener, Router};
 use crate::host::site::Site;
@@ -47,10 +48,6 @@ const RETRY_PAUSE: Duration = Duration::from_secs(1);
 /// How long questions that a client handed on may take after it has become a server: longer than an election. Nobody
 /// watches that server any more: if it dies or moves now, who asked waits this long.
 const CLIENT_GRACE: Duration = Duration::from_secs(3);
-/// How long a server that leaves waits for another machine to take its place.
-const SWAP_WAIT: Duration = Duration::from_secs(15);
-/// How often it asks.
-const SWAP_INTERVAL: Duration = Duration::from_millis(100);
 
 /// What does not change while the machine runs.
 pub(super) struct Machine {
@@ -409,35 +406,6 @@ impl Roles {
             if matches!(standing, Some(Standing::Retired | Standing::Unknown)) {
                 return false;
             }
-        }
-    }
-
-    /// Before a server leaves: lets another machine take its place, if one can.
-    pub(super) async fn hand_over_place(&self) {
-        self.leaving.store(true, Ordering::Relaxed);
-        let part = self.part();
-        let Some(server) = part.server else { return };
-        let swapping = async {
-            let mut told = false;
-            loop {
-                if let Err(error) = server.transfer_leadership(None).await {
-                    tracing::warn!("leadership was not handed over: {error:#}");
-                }
-                match self.switch.order(Order::Depart { id: part.raft_id }).await {
-                    Ok(OrderReply::Departing(true)) => {
-                        told = true;
-                        tracing::info!("another machine is taking the place of this server");
-                    }
-                    Err(OrderError::Refused(why)) => tracing::debug!(why, "leaving has to wait"),
-                    Ok(_) | Err(OrderError::NoLeader(_)) => return told,
-                }
-                tokio::time::sleep(SWAP_INTERVAL).await;
-            }
-        };
-        if tokio::time::timeout(SWAP_WAIT, swapping).await.is_err() {
-            tracing::warn!(
-                "nobody has taken the place of this server within {SWAP_WAIT:?}: it leaves all the same"
-            );
         }
     }
 

@@ -5,7 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use bytes::Bytes;
 
 use crate::agent::rpc::decode;
-use crate::model::catalog::{Catalog, Command, KvQuery, KvRows};
+use crate::model::catalog::{
+    Catalog, Command, Departure, KvQuery, KvRows, Purpose, ServersCommand, Settlement,
+};
 use crate::model::names::ClusterId;
 use crate::simulation::running::{Applied, Founded};
 
@@ -26,6 +28,8 @@ pub(super) struct Line {
     catalogs: BTreeMap<u64, Catalog>,
     /// The servers that vote, as committed last: two lists while they change.
     voters: Vec<BTreeSet<u64>>,
+    /// Whether a nomination came to nothing: that machine may not be asked again for a while.
+    pub(super) withdrawn: bool,
 }
 
 impl Line {
@@ -37,8 +41,9 @@ impl Line {
         true
     }
 
-    /// Takes in a new entry. `past`: who voted in a cluster that this one is the successor of.
-    pub(super) fn commit(&mut self, applied: Applied, past: &BTreeSet<u64>) {
+    /// Takes in a new entry. `past`: who voted in a cluster that this one is the successor of. `leavers`: who was told to
+    /// leave.
+    pub(super) fn commit(&mut self, applied: Applied, past: &BTreeSet<u64>, leavers: &BTreeSet<u64>) {
         let Applied { index, term, command, voters, .. } = applied;
         let (last, mut catalog) = self
             .catalogs
@@ -51,10 +56,14 @@ impl Line {
                 let ours = catalog.cluster().is_none_or(|ours| ours == cluster_id);
                 assert!(ours, "two clusters: {:?} and {cluster_id}", catalog.cluster());
             }
+            self.withdrawn |= matches!(
+                command,
+                Command::Servers(ServersCommand::Settle { outcome: Settlement::Withdrawn { .. }, .. })
+            );
             catalog.apply(index, &command);
         }
         if let Some(voters) = voters {
-            self.change_voters(index, voters, &catalog, past);
+            self.change_voters(index, voters, &catalog, past, leavers);
         }
         catalog.skip_to(index);
         self.catalogs.insert(index, catalog);
@@ -63,13 +72,15 @@ impl Line {
     }
 
     /// One server comes at a time, and nobody who was retired or given up; one goes only in the same change in which
-    /// another comes, unless there are more than there shall be, and one comes so too, unless there are fewer (I4).
+    /// another comes, unless there are more than there shall be or it was told to go, and one comes so too, unless there
+    /// are fewer or it comes for one that goes afterwards, when it leads no more (I4).
     fn change_voters(
         &mut self,
         index: u64,
         voters: Vec<BTreeSet<u64>>,
         catalog: &Catalog,
         past: &BTreeSet<u64>,
+        leavers: &BTreeSet<u64>,
     ) {
         let all = |halves: &[BTreeSet<u64>]| halves.iter().flatten().copied().collect::<BTreeSet<u64>>();
         let before = all(&self.voters);
@@ -82,12 +93,21 @@ impl Line {
         assert!(before.is_empty() || new.len() <= 1, "at {index} {} servers come at once", new.len());
         let wanted = table.wanted.unwrap_or(table.born) as usize;
         let count = self.voters.last().map_or(0, BTreeSet::len);
+        let for_one_that_lives = table.nomination.as_ref().is_some_and(|nomination| {
+            matches!(
+                nomination.purpose,
+                Purpose::Replace { why: Departure::Leaving | Departure::Ordered, .. }
+            )
+        });
         for half in &voters {
+            let told =
+                before.difference(half).filter(|id| table.retired.contains(id) || leavers.contains(id));
             assert!(
-                half.len() >= count.min(wanted),
+                half.len() + told.count() >= count.min(wanted),
                 "at {index} a server goes and none comes: {half:x?} vote"
             );
-            let too_many = !before.is_empty() && half.len() > count.max(wanted);
+            let limit = count.max(wanted) + usize::from(for_one_that_lives);
+            let too_many = !before.is_empty() && half.len() > limit;
             assert!(!too_many, "at {index} a server comes and none goes: {half:x?} vote");
         }
         self.ever.extend(new);
@@ -126,6 +146,7 @@ impl Line {
             entries,
             catalogs,
             voters: vec![voters],
+            withdrawn: self.withdrawn,
         }
     }
 

@@ -65,6 +65,8 @@ pub(super) struct Process {
     supervisor: AbortHandle,
     /// Cancelled when it ends: who asked it hears no more.
     pub(super) gone: CancellationToken,
+    /// Cancelled when it is told to leave.
+    pub(super) leave: CancellationToken,
     /// Why it ended by itself.
     pub(super) ended: watch::Receiver<Option<String>>,
     participation: Participation,
@@ -118,8 +120,12 @@ impl Machine {
         Self { name, ip, server, expect, disk, raft_id: None, wall_error, generation: 0, process: None }
     }
 
-    /// Its disk is replaced by an empty one. Gives the raft id that it had.
+    /// Its disk is replaced by an empty one. Gives the raft id that it had. A machine that was told to begin a cluster alone
+    /// would begin another: whoever gives it a disk tells it to join.
     pub(super) fn wipe(&mut self) -> Option<u64> {
+        if self.expect == Some(1) {
+            (self.server, self.expect) = (false, None);
+        }
         self.disk = SimulatedDisk::new(seed());
         self.raft_id.take()
     }
@@ -197,8 +203,15 @@ impl Machine {
         let bound = participant.bind().await?;
         let participation = participant.start(bound).await?;
         let (sender, ended) = watch::channel(None);
+        let leave = CancellationToken::new();
+        let (told, roles) = (leave.clone(), participation.roles.clone());
         let supervisor = running::spawn(running::within(number, async move {
-            let ended = tasks.run_until(std::future::pending::<()>()).await;
+            let leaving = async {
+                told.cancelled().await;
+                roles.hand_over_leadership().await;
+                roles.leave(|| ()).await;
+            };
+            let ended = tasks.run_until(leaving).await;
             sender.send_replace(Some(format!("{ended:?}")));
         }));
         Ok(Process {
@@ -206,6 +219,7 @@ impl Machine {
             spawner,
             supervisor: supervisor.abort_handle(),
             gone: CancellationToken::new(),
+            leave,
             ended,
             consensus: participation.roles.consensus(),
             participation,

@@ -1,20 +1,22 @@
 //! Whole clusters in one thread: the real servers, clients, changes of roles, gossip, births and duties of leaders, on a
 //! fake clock, a simulated network and simulated disks, while people use them and everything goes wrong.
 
+mod calm;
 mod copies;
 mod line;
 mod machine;
+mod orders;
 mod plan;
 mod ruin;
 mod tests;
 mod truth;
 mod workload;
 
-use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::path::Path;
 use std::time::Duration;
 
+use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
 use self::machine::{End, Machine};
@@ -26,22 +28,14 @@ use crate::agent::consensus::RaftView;
 use crate::host::disk::Disk as _;
 use crate::host::disk::simulated::Faults;
 use crate::host::outside::random_bits;
-use crate::model::sync::servers::REPLACEMENTS_PER_HOUR_MAX;
 use crate::simulation::explore::Histories;
 use crate::simulation::network::{Net, Weather};
 use crate::simulation::running;
 
-/// How long a cluster may take, once everything works again, until all is as it should be.
-const CALM_MAX: Duration = Duration::from_secs(90);
-/// How long an operator waits before recovering a cluster that was given up, and before trying again.
-const RECOVERY_INTERVAL: Duration = Duration::from_secs(10);
-/// How long replacements may be held back: the hour of their limit.
-const HELD_BACK_MAX: Duration = Duration::from_mins(61);
 /// A quarter of an hour.
 const CLOCK_SECONDS: i64 = 900;
-/// How long people may then wait: those who asked a machine that went silent hear of it after the hold time of 7 s, and
-/// those who asked at an old address as soon as gossip knows the new one.
-const SERVED_MAX: Duration = Duration::from_secs(10);
+
+/// Histories of whole clusters.
 struct Clusters;
 
 impl Histories for Clusters {
@@ -96,6 +90,7 @@ impl Histories for Clusters {
 struct World {
     net: Net,
     machines: Vec<Machine>,
+    /// How many were told to be servers at first.
     servers: usize,
     truth: Truth,
     users: Users,
@@ -111,6 +106,12 @@ struct World {
     copies: u8,
     /// What was lost for good and is not recovered yet.
     ruin: Option<Ruin>,
+    /// When a server's disk was lost last.
+    last_loss: Option<Instant>,
+    /// When an operator gave the last order.
+    last_order: Option<Instant>,
+    /// Orders that nobody has answered yet.
+    under_way: Vec<AbortHandle>,
 }
 
 impl World {
@@ -134,6 +135,9 @@ impl World {
             had_bad_disk: false,
             copies: 0,
             ruin: None,
+            last_loss: None,
+            last_order: None,
+            under_way: Vec::new(),
         }
     }
 
@@ -243,6 +247,13 @@ impl World {
             Step::Clone(machine, namesake) => return self.start_copy(machine.into(), namesake).await,
             Step::Recover(machine) => return self.recover(machine.into(), None).await,
             Step::RecoverAll(machine, how) => return self.recover(machine.into(), Some(how)).await,
+            Step::Leave(machine) => return self.leave(machine.into()),
+            Step::Transfer(at, to) => return self.order_transfer(at.into(), to.into()).await,
+            Step::Want(at, servers) => return self.order_servers(at.into(), servers).await,
+            Step::Retire(at, server) => return self.order_retirement(at.into(), server.into()).await,
+            Step::Exchange(at, old, new) => {
+                return self.order_exchange(at.into(), old.into(), new.into()).await;
+            }
             Step::Sleep(seconds) => tokio::time::advance(Duration::from_secs(seconds.into())).await,
         }
         None
@@ -261,8 +272,16 @@ impl World {
             return Some("not now".to_owned());
         }
         self.end(number, End::PowerLost);
-        self.lost.extend(self.machines[number].wipe());
+        self.wipe(number);
         None
+    }
+
+    /// The disk of a machine that is down is lost.
+    fn wipe(&mut self, number: usize) {
+        if let Some(id) = self.machines[number].wipe() {
+            self.lost.push(id);
+            self.last_loss = Some(Instant::now());
+        }
     }
 
     /// A machine is restarted at an address that nobody had, or changes its address with another one. The birth of a
@@ -294,14 +313,16 @@ impl World {
         let Ok(files) = machine.disk.list(Path::new("/data/raft/log")) else {
             return Some("it is no server".to_owned());
         };
-        let path = files.first().expect("a log");
-        let bytes = machine.disk.read(path).expect("a file");
+        let written = files.first().map(|path| (path, machine.disk.read(path).expect("a file")));
+        let Some((path, bytes)) = written.filter(|(_, bytes)| !bytes.is_empty()) else {
+            return Some("it has written nothing".to_owned());
+        };
         let used = bytes.iter().rposition(|byte| *byte != 0).unwrap_or(0);
         // What looks like the torn end of the last write cannot be told from one.
         let at = usize::try_from(random_bits() % (used as u128 / 2 + 1)).unwrap();
         machine.disk.rot(path, at, 0x55);
         let refused = self.start(number).await?;
-        self.lost.extend(self.machines[number].wipe());
+        self.wipe(number);
         Some(refused)
     }
 
@@ -321,11 +342,19 @@ impl World {
         let Some(leader) = self.leader() else { return false };
         self.lost.retain(|lost| leader.voters.contains(lost));
         let present = |id: &u64| self.machines.iter().any(|machine| machine.raft_id == Some(*id));
-        self.servers >= 3
+        let wanted = self.wanted();
+        wanted >= 3
             && self.ruin.is_none()
             && self.lost.is_empty()
-            && leader.voters.len() == self.servers
+            && leader.voters.len() == wanted
             && leader.voters.iter().all(present)
+            && self.is_settled(&leader)
+    }
+
+    /// How many servers there shall be: as an operator said last, else as many as at birth.
+    fn wanted(&self) -> usize {
+        let said = self.truth.catalog().and_then(|catalog| catalog.servers().wanted);
+        said.map_or(self.servers, |servers| servers as usize)
     }
 
     /// The youngest of those who say that they lead, in the youngest cluster.
@@ -350,110 +379,5 @@ impl World {
         self.truth.compare(&self.machines);
         self.users.check_acknowledged(&self.truth);
         self.users.check_watchers().await;
-    }
-
-    /// Everything works again: then there is a leader, exactly the servers vote, everybody shows the same, and people
-    /// are served.
-    async fn calm(&mut self) {
-        self.net.heal();
-        self.net.weather(Weather::default());
-        let (mut begin, mut waited) = (Instant::now(), false);
-        let mut recovering = Duration::ZERO;
-        loop {
-            for number in 0..self.machines.len() {
-                if let Some(process) = &self.machines[number].process {
-                    running::resume(process.number);
-                }
-                self.machines[number].disk.set(|faults| *faults = Faults::default());
-                if self.machines[number].process.is_none()
-                    && let Some(error) = self.start(number).await
-                {
-                    panic!("{} does not start on a disk that works: {error}", self.machines[number].name);
-                }
-            }
-            tokio::time::sleep(Duration::from_millis(100)).await;
-            self.look().await;
-            let wrong = self.what_is_wrong();
-            if wrong.is_some() && self.ruin.is_some() && begin.elapsed() >= recovering + RECOVERY_INTERVAL {
-                recovering = begin.elapsed();
-                self.recover(0, None).await;
-            }
-            match wrong {
-                None => break,
-                Some(_) if begin.elapsed() < CALM_MAX => {}
-                Some(_) if !waited && self.is_held_back() => {
-                    (waited, begin) = (true, Instant::now());
-                    tokio::time::advance(HELD_BACK_MAX).await;
-                }
-                Some(wrong) => panic!("after {CALM_MAX:?} of calm: {wrong}"),
-            }
-        }
-        let before = self.users.acknowledged();
-        let begin = Instant::now();
-        while self.users.acknowledged() == before {
-            let pending = self.users.pending();
-            assert!(begin.elapsed() < SERVED_MAX, "nobody is served though everything works: {pending}");
-            tokio::time::sleep(Duration::from_millis(100)).await;
-        }
-        self.users.stop();
-        tokio::time::sleep(Duration::from_secs(1)).await;
-        self.look().await;
-        self.users.check(&self.truth);
-    }
-
-    /// Whether the pace of replacements may be what everybody waits for.
-    fn is_held_back(&self) -> bool {
-        self.truth.catalog().is_some_and(|catalog| {
-            let table = catalog.servers();
-            table.failure.is_some() || table.history.len() >= REPLACEMENTS_PER_HOUR_MAX
-        })
-    }
-
-    /// What is not as it shall be when everything works: as many servers vote as at birth, all of them alive, all
-    /// others are clients, one leads, and everybody has the same.
-    fn what_is_wrong(&self) -> Option<String> {
-        let mut leaders = 0;
-        let mut servers = BTreeSet::new();
-        for machine in &self.machines {
-            let Some(process) = &machine.process else {
-                return Some(format!("{} does not run", machine.name));
-            };
-            if let Some(server) = process.server() {
-                let view = server.view();
-                leaders += usize::from(view.leads);
-                servers.insert(view.id);
-            }
-            let (index, cluster) = {
-                let catalog = process.replica.load();
-                (catalog.index(), catalog.cluster().cloned())
-            };
-            if cluster.as_ref() != self.truth.cluster() {
-                return Some(format!(
-                    "{} is in {cluster:?}, not in {:?}",
-                    machine.name,
-                    self.truth.cluster()
-                ));
-            }
-            if index + 20 < self.truth.last() {
-                return Some(format!("{} is at index {index} of {}", machine.name, self.truth.last()));
-            }
-        }
-        if leaders != 1 {
-            return Some(format!("there are {leaders} leaders"));
-        }
-        for (machine, server) in
-            self.machines.iter().filter_map(|machine| Some((machine, machine.process.as_ref()?.server()?)))
-        {
-            let voters: BTreeSet<u64> = server.view().voters.into_iter().collect();
-            if voters != servers {
-                let name = &machine.name;
-                return Some(format!("{name} has voters {voters:x?}, and servers are {servers:x?}"));
-            }
-        }
-        if servers.len() != self.servers {
-            return Some(format!("{} servers vote, not {}", servers.len(), self.servers));
-        }
-        let nomination = self.truth.catalog().and_then(|catalog| catalog.servers().nomination.clone());
-        nomination.map(|nomination| format!("{} is still nominated", nomination.node))
     }
 }

@@ -57,6 +57,16 @@ pub(super) enum Step {
     Recover(u8),
     /// As that, but all who are left are told, from this machine on; what goes wrong meanwhile is in the bits.
     RecoverAll(u8, u8),
+    /// Its agent is told to leave; it goes on until it has.
+    Leave(u8),
+    /// Told the first: the second is to lead.
+    Transfer(u8, u8),
+    /// Told the first: there are to be so many servers.
+    Want(u8, u8),
+    /// Told the first: the second is to be a server no more.
+    Retire(u8, u8),
+    /// Told the first: the third is to be a server in the place of the second.
+    Exchange(u8, u8, u8),
 }
 
 pub(super) struct Setup {
@@ -129,5 +139,26 @@ pub(super) fn plan(seed: u64) -> Vec<Step> {
         }
         steps.push(Step::Wait(if chance.one_in(3) { chance.byte() } else { chance.byte() % 50 }));
     }
-    steps
+    let mut operator = Chance::new(seed.rotate_left(31));
+    if operator.one_in(3) { with_orders(&steps, count, &mut operator) } else { steps }
+}
+
+/// In between, operators give orders.
+fn with_orders(steps: &[Step], count: u8, chance: &mut Chance) -> Vec<Step> {
+    let mut ordered = Vec::new();
+    for step in steps {
+        ordered.push(*step);
+        if !matches!(step, Step::Wait(_)) || !chance.one_in(5) {
+            continue;
+        }
+        let [at, one, other] = [(); 3].map(|()| chance.byte() % count);
+        ordered.push(match chance.below(8) {
+            0..3 => Step::Leave(one),
+            3 => Step::Transfer(at, one),
+            4 | 5 => Step::Want(at, chance.pick(&[1, 2, 3, 3, 4, 5]).min(count)),
+            6 => Step::Retire(at, one),
+            _ => Step::Exchange(at, one, other),
+        });
+    }
+    ordered
 }

@@ -70,7 +70,7 @@ impl World {
         let numbers = (first..first + count).map(|number| number % count);
         let voters = numbers
             .filter(|number| self.machines[*number].raft_id.is_some_and(|id| leader.voters.contains(&id)));
-        let victims: Vec<usize> = voters.take(self.servers / 2 + 1).collect();
+        let victims: Vec<usize> = voters.take(leader.voters.len() / 2 + 1).collect();
         // Who has nothing of the cluster but its birth can found no successor: there is nothing to recover then.
         let knows = |(number, machine): (usize, &Machine)| {
             let server = machine.process.as_ref().and_then(Process::server);
@@ -83,7 +83,7 @@ impl World {
         for (bit, number) in victims.into_iter().enumerate() {
             self.end(number, End::PowerLost);
             if wiped & (1 << bit) != 0 {
-                self.lost.extend(self.machines[number].wipe());
+                self.wipe(number);
             }
         }
         self.ruin = Some(Ruin { cluster, told: None });

@@ -27,6 +27,8 @@ pub(super) struct Truth {
     survivors: BTreeMap<ClusterId, Vec<(u64, u64)>>,
     /// The dead servers that were replaced in each line, and when that was seen.
     replaced: BTreeMap<usize, Vec<(Swap, Instant)>>,
+    /// Raft ids of those who were told to leave.
+    pub(super) leavers: BTreeSet<u64>,
 }
 
 impl Default for Truth {
@@ -37,6 +39,7 @@ impl Default for Truth {
             compared: BTreeMap::new(),
             survivors: BTreeMap::new(),
             replaced: BTreeMap::new(),
+            leavers: BTreeSet::new(),
         }
     }
 }
@@ -66,7 +69,7 @@ impl Truth {
             siblings.filter(|one| one.has_begun && one.cluster() != self.lines[line].cluster()).count();
         assert_eq!(begun, 0, "two successors of one cluster commit");
         let past = self.past_voters(line);
-        self.lines[line].commit(applied, &past);
+        self.lines[line].commit(applied, &past, &self.leavers);
         self.count_replaced(line);
     }
 
@@ -152,6 +155,11 @@ impl Truth {
     /// The catalog as committed last.
     pub(super) fn catalog(&self) -> Option<&Catalog> {
         self.present().catalog()
+    }
+
+    /// Whether a nomination came to nothing, and what it was for may be ordered still.
+    pub(super) fn had_failures(&self) -> bool {
+        self.present().withdrawn
     }
 
     pub(super) fn cluster(&self) -> Option<&ClusterId> {

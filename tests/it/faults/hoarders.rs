@@ -248,7 +248,6 @@ fn rpc_connections(network: &Network, server: usize) -> usize {
 
 #[test]
 fn connections_of_a_client_that_has_lost_its_power_do_not_stand_for_ever() {
-    let _turn = turn();
     let network = Network::new(2, 1);
     let server = agent_on(&network, 0, &["-server", "-bootstrap"]);
     let mut client = agent_on(&network, 1, &["-retry-join", &server.address.to_string()]);

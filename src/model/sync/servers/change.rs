@@ -1,6 +1,6 @@
 //! The next change of raft's configuration: who joins, who has caught up, who goes.
 
-use super::{ConfiguredServer, ServerMember, is_up};
+use super::{ConfiguredServer, ServerMember, can_spare, is_up};
 use crate::model::catalog::{Nomination, Purpose, ServerTable};
 use crate::model::membership::{Member, MemberStatus};
 use crate::model::names::ClusterId;
@@ -25,6 +25,8 @@ pub enum ServerChange {
     Remove(u64),
     /// It has another name or address now.
     Update(ServerMember),
+    /// The leader is to be a server no more: another one leads, and removes it.
+    HandOver,
     /// A joint change was interrupted: bring it to its end.
     Finish,
 }
@@ -40,14 +42,11 @@ pub(super) fn next_change(
     let ours = |server: &&ServerMember| server.cluster.as_ref().is_none_or(|theirs| theirs == cluster);
     let alive = || servers.iter().filter(|server| server.is_alive()).filter(ours);
 
-    let left = configured.iter().find(|known| {
-        !known.leader
-            && servers.iter().any(|server| server.id == known.id && server.status == MemberStatus::Left)
-    });
-    if let Some(known) = left {
-        return Some(ServerChange::Remove(known.id));
-    }
-    if let Some(known) = configured.iter().find(|known| !known.leader && table.retired.contains(&known.id)) {
+    let has_left =
+        |id: u64| servers.iter().any(|server| server.id == id && server.status == MemberStatus::Left);
+    let goes = |known: &&ConfiguredServer| has_left(known.id) || table.retired.contains(&known.id);
+    let others = || configured.iter().filter(|known| !known.leader);
+    if let Some(known) = others().filter(goes).find(|known| can_spare(known.id, configured, members)) {
         return Some(ServerChange::Remove(known.id));
     }
     for server in alive() {
@@ -68,6 +67,25 @@ pub(super) fn next_change(
             return Some(promotion(known, server, configured, table));
         }
     }
+    // It left, and came back before it was removed: nobody else would ever do it.
+    let retired = configured.iter().find(|known| known.leader && table.retired.contains(&known.id));
+    let heir = |known: &ConfiguredServer| known.voter && known.caught_up && is_up(known, members);
+    if let Some(leader) = retired
+        && can_spare(leader.id, configured, members)
+        && others().any(heir)
+    {
+        return Some(ServerChange::HandOver);
+    }
+    // A machine that became a client again, or lost its disk, before it voted.
+    let lives_otherwise = |known: &&ConfiguredServer| {
+        let living =
+            members.iter().find(|member| member.name == known.name && member.status == MemberStatus::Alive);
+        !known.voter
+            && living.is_some_and(|member| ServerMember::of(member).is_none_or(|one| one.id != known.id))
+    };
+    if let Some(known) = configured.iter().find(lives_otherwise) {
+        return Some(ServerChange::Remove(known.id));
+    }
     // What is left of an earlier life of a machine whose present life votes. While it is not one too many, it is a dead
     // server as any other: another machine takes its place.
     let wanted = table.wanted.unwrap_or(table.born) as usize;
@@ -76,7 +94,7 @@ pub(super) fn next_change(
         .iter()
         .find(|known| {
             !known.leader
-                && (!known.voter || too_many)
+                && too_many
                 && alive().any(|server| server.name == known.name && server.id != known.id)
                 && configured
                     .iter()
@@ -227,6 +245,7 @@ mod tests {
             Some(ServerChange::Replace { old, new }) => format!("replace {old} by {new}"),
             Some(ServerChange::Remove(id)) => format!("remove {id}"),
             Some(ServerChange::Update(server)) => format!("update {}", server.id),
+            Some(ServerChange::HandOver) => "hand over".to_owned(),
             Some(ServerChange::Finish) => "finish".to_owned(),
         };
         assert_eq!(text, want);
@@ -253,6 +272,39 @@ mod tests {
         let configured = [server("a", 1, true, true), server("b", 2, true, true)];
         check(&configured, &[member("a", 1, ALIVE), member("b", 2, MemberStatus::Left)], "remove 2");
         check(&configured, &[member("a", 1, ALIVE), member("b", 2, MemberStatus::Failed)], "nothing");
+    }
+
+    #[test]
+    fn nobody_goes_while_a_majority_of_those_that_are_left_is_down() {
+        let voters = [server("a", 1, true, true), server("b", 2, true, false), server("c", 3, true, true)];
+        let (failed, left) = (MemberStatus::Failed, MemberStatus::Left);
+        let mut members = [member("a", 1, ALIVE), member("b", 2, failed), member("c", 3, left)];
+        check(&voters, &members, "nothing");
+        let table = ServerTable { retired: vec![3], ..ServerTable::default() };
+        members[2].status = ALIVE;
+        check_with(&table, &voters, &members, "nothing");
+        members[2].status = left;
+        members[1].status = ALIVE;
+        check(&voters, &members, "remove 3");
+        members[1].status = left;
+        check(&voters, &members, "nothing");
+        let mut heard = voters.clone();
+        heard[2].heard = Some(std::time::Duration::ZERO);
+        check(&heard, &members, "remove 2");
+    }
+
+    #[test]
+    fn what_a_machine_was_that_is_a_client_again_or_lost_its_disk_before_it_voted_is_forgotten() {
+        let configured = [server("a", 1, true, true), server("b", 2, false, false)];
+        let mut members = [member("a", 1, ALIVE), member("b", 2, ALIVE)];
+        check(&configured, &members, "nothing");
+        members[1].tags.insert("role".to_owned(), "node".to_owned());
+        check(&configured, &members, "remove 2");
+        members[1].status = MemberStatus::Failed;
+        check(&configured, &members, "nothing");
+        check(&configured, &[member("a", 1, ALIVE), member("b", 3, ALIVE)], "learner 3");
+        let late = [&configured[..], &[server("b", 3, false, false)]].concat();
+        check(&late, &[member("a", 1, ALIVE), member("b", 3, ALIVE)], "remove 2");
     }
 
     #[test]
@@ -283,6 +335,19 @@ mod tests {
         check_with(&table, &[server("a", 1, true, true)], &members, "nothing");
         let voters = [server("a", 1, true, true), server("b", 2, true, true)];
         check_with(&table, &voters, &members, "remove 2");
+    }
+
+    #[test]
+    fn a_leader_that_is_retired_hands_over_as_soon_as_another_can_lead() {
+        let table = ServerTable { retired: vec![1], ..ServerTable::default() };
+        let mut members = [member("a", 1, ALIVE), member("b", 2, ALIVE)];
+        check_with(&table, &[server("a", 1, true, true)], &members[..1], "nothing");
+        let behind = [server("a", 1, true, true), server("b", 2, true, false)];
+        check_with(&table, &behind, &members, "nothing");
+        let voters = [server("a", 1, true, true), server("b", 2, true, true)];
+        check_with(&table, &voters, &members, "hand over");
+        members[1].status = MemberStatus::Failed;
+        check_with(&table, &voters, &members, "nothing");
     }
 
     #[test]

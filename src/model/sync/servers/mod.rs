@@ -17,6 +17,8 @@ use std::time::Duration;
 
 use crate::model::membership::{Member, MemberStatus};
 use crate::model::names::ClusterId;
+#[cfg(test)]
+use crate::simulation::mutants::{self, Mutant};
 
 pub use crate::model::membership::TAG_NODE_ID;
 pub use change::ServerChange;
@@ -166,6 +168,18 @@ pub struct ConfiguredServer {
 /// A server that answered the leader no longer ago than this is not dead, whatever gossip says: four heartbeats
 /// and a slow disk.
 const HEARD_MAX: Duration = Duration::from_secs(2);
+
+/// Whether the servers can go on without this one: a majority of those that are left is up. The change that removes it
+/// would else never be committed, and nothing after it, also when this one came back.
+fn can_spare(id: u64, configured: &[ConfiguredServer], members: &[Member]) -> bool {
+    #[cfg(test)]
+    if mutants::is(Mutant::AnybodySpared) {
+        return true;
+    }
+    let left = || configured.iter().filter(|server| server.voter && server.id != id);
+    let up = left().filter(|server| is_up(server, members)).count();
+    up * 2 > left().count()
+}
 
 /// Whether a server lives, as far as the leader or gossip hears it.
 fn is_up(server: &ConfiguredServer, members: &[Member]) -> bool {

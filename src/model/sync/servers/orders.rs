@@ -5,8 +5,8 @@ use std::time::Duration;
 use super::candidate::Proof;
 use super::change::has_place;
 use super::steward::{Action, Steward, View, nominate};
-use super::{ConfiguredServer, Mode, ServerMember};
-use crate::model::catalog::{Departure, Nomination, Purpose};
+use super::{ConfiguredServer, Mode, ServerMember, can_spare};
+use crate::model::catalog::{Departure, Nomination, Purpose, ServersCommand};
 
 /// What a server is for the living cluster.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -84,7 +84,22 @@ impl Steward {
         }
         check_free(view)?;
         let purpose = Purpose::Replace { id, node: server.name.clone(), why: Departure::Leaving };
-        Ok(self.candidate(now, view, None, Proof::Alive).ok().map(|candidate| nominate(candidate, purpose)))
+        match self.candidate(now, view, None, Proof::Alive) {
+            Ok(candidate) => Ok(Some(nominate(candidate, purpose))),
+            Err(_) => check_spare(view, server).map(|()| None),
+        }
+    }
+
+    /// An operator's order that a server is one no more.
+    ///
+    /// # Errors
+    /// It leads, or the others cannot go on without it.
+    pub fn order_retirement(&self, view: &View<'_>, server: &ConfiguredServer) -> Result<Action, NotNow> {
+        if server.leader {
+            return Err(NotNow(format!("{} leads: transfer the leadership first", server.name)));
+        }
+        check_spare(view, server)?;
+        Ok(Action::Write(ServersCommand::Retire { id: server.id }))
     }
 
     /// What the server with this raft id is for the cluster.
@@ -114,6 +129,13 @@ impl Steward {
             Some(_) => Standing::Unknown,
         }
     }
+}
+
+fn check_spare(view: &View<'_>, server: &ConfiguredServer) -> Result<(), NotNow> {
+    if can_spare(server.id, view.configured, view.members) {
+        return Ok(());
+    }
+    Err(NotNow(format!("without {} a majority of the servers would be down", server.name)))
 }
 
 fn check_free(view: &View<'_>) -> Result<(), NotNow> {

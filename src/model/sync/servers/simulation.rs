@@ -299,6 +299,7 @@ impl World {
                 self.learners.remove(id);
                 self.voters.remove(id);
             }
+            ServerChange::HandOver => self.leader = None,
             ServerChange::Update(_) | ServerChange::Finish => {}
         }
     }

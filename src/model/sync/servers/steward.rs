@@ -201,8 +201,16 @@ impl Steward {
             member.name == nomination.node
                 && member.tags.get(TAG_NODE_ID).is_some_and(|id| *id == nomination.incarnation)
         });
-        let gone = match member {
-            Some(member) => member.status != MemberStatus::Alive,
+        if nominee.is_some_and(|nominee| view.catalog.servers().retired.contains(&nominee.id)) {
+            return Some(("it was removed before it voted".to_owned(), false));
+        }
+        let gone = match member.map(|member| member.status) {
+            Some(MemberStatus::Alive) => false,
+            // It may come back and do better.
+            Some(MemberStatus::Leaving | MemberStatus::Left) => {
+                return Some(("it left".to_owned(), false));
+            }
+            Some(_) => true,
             None => since >= APPEAR_WAIT,
         };
         if gone {
