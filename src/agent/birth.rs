@@ -59,6 +59,8 @@ pub(super) struct Context {
     /// Raft has begun here.
     pub(super) raft_state: bool,
     pub(super) members: watch::Receiver<Arc<Vec<Member>>>,
+    /// Everybody whom we were told to join was asked.
+    pub(super) looked: watch::Receiver<bool>,
     pub(super) identity: Arc<Identity>,
     pub(super) replica: Arc<Replica>,
     pub(super) spawner: Spawner,
@@ -117,7 +119,7 @@ pub(super) async fn run(
     let mut timer = tokio::time::interval(TIMER_INTERVAL);
     timer.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut number = 0;
-    let mut formed = false;
+    let (mut formed, mut looked) = (false, false);
     driver.step(GossipEvent::Started)?;
     driver.step(GossipEvent::Seen(seen(&context.members.borrow_and_update())))?;
     loop {
@@ -133,6 +135,13 @@ pub(super) async fn run(
                     timer.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
                 }
                 driver.step(GossipEvent::Timer)?;
+            }
+            over = context.looked.wait_for(|over| *over), if !looked => {
+                over.context("gossip has ended")?;
+                looked = true;
+                let servers = seen(&context.members.borrow_and_update());
+                driver.step(GossipEvent::Seen(servers))?;
+                driver.step(GossipEvent::Looked)?;
             }
             changed = context.members.changed() => {
                 changed.context("gossip has ended")?;

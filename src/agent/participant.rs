@@ -229,6 +229,7 @@ impl Participant {
                     disk: self.site.disk.clone(),
                     raft_state: begun,
                     members: gossip.changes(),
+                    looked: gossip.first_look(),
                     identity: self.identity.clone(),
                     replica: self.replica.clone(),
                     spawner: group.clone(),

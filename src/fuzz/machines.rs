@@ -113,6 +113,7 @@ pub(super) fn gossip_birth(bytes: &[u8]) {
         cluster: None,
     };
     let mut birth = GossipBirth::new(server(1), false, BirthRecord::default(), false);
+    birth.step(Duration::ZERO, 0, GossipEvent::Looked);
     let seen = vec![server(2), server(3)];
     let mut rest = bytes;
     for number in 0.. {

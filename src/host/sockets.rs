@@ -71,31 +71,48 @@ fn parse_address(text: &str) -> Option<IpAddr> {
     Some(address.to_ipv4_mapped().map_or(IpAddr::V6(address), IpAddr::V4))
 }
 
-/// The process of each socket. A socket that systemd passed on belongs to two: the later one works with it.
+/// The process of each socket. One that was passed on belongs to two: the program that it was passed to works with it. Of
+/// several processes of one program, the oldest is told: its workers come and go, and what it has just forked is still
+/// its own.
 fn holders() -> anyhow::Result<BTreeMap<u64, u32>> {
-    let mut found = BTreeMap::new();
-    for pid in processes()? {
+    let mut found: BTreeMap<u64, (u32, Option<PathBuf>)> = BTreeMap::new();
+    for pid in processes_by_age()? {
         // A process may end while it is looked at, and those of others are not shown to everybody.
         let Ok(descriptors) = std::fs::read_dir(format!("/proc/{pid}/fd")) else { continue };
+        let program = program(pid);
         for descriptor in descriptors.flatten() {
             let Ok(target) = std::fs::read_link(descriptor.path()) else { continue };
             let target = target.to_string_lossy();
             let inode = target.strip_prefix("socket:[").and_then(|rest| rest.strip_suffix(']'));
-            if let Some(inode) = inode.and_then(|inode| inode.parse().ok()) {
-                found.insert(inode, pid);
+            if let Some(inode) = inode.and_then(|inode| inode.parse().ok())
+                && found.get(&inode).is_none_or(|(_, older)| *older != program)
+            {
+                found.insert(inode, (pid, program.clone()));
             }
         }
     }
-    Ok(found)
+    Ok(found.into_iter().map(|(inode, (pid, _))| (inode, pid)).collect())
 }
 
-/// The ids of all processes, ascending.
+/// The ids of all processes.
 fn processes() -> anyhow::Result<Vec<u32>> {
     let entries = std::fs::read_dir("/proc").context("cannot read /proc")?;
-    let names = entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
-    let mut pids: Vec<u32> = names.collect();
-    pids.sort_unstable();
-    Ok(pids)
+    Ok(entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect())
+}
+
+/// Oldest first. Ids alone do not tell: they begin again after the highest.
+fn processes_by_age() -> anyhow::Result<Vec<u32>> {
+    let mut aged: Vec<(u64, u32)> =
+        processes()?.into_iter().filter_map(|pid| Some((started(pid)?, pid))).collect();
+    aged.sort_unstable();
+    Ok(aged.into_iter().map(|(_, pid)| pid).collect())
+}
+
+/// When a process started, in ticks of the kernel since the machine did: the 22nd field of `stat` (proc_pid_stat(5)). The
+/// name, which is the 2nd, may have anything in it.
+fn started(pid: u32) -> Option<u64> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    stat.rsplit_once(')')?.1.split_whitespace().nth(22 - 3)?.parse().ok()
 }
 
 /// Whether a process of this name runs.
@@ -111,9 +128,12 @@ fn process_name(pid: u32) -> String {
     std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default().trim_end().to_owned()
 }
 
+fn program(pid: u32) -> Option<PathBuf> {
+    std::fs::read_link(format!("/proc/{pid}/exe")).ok()
+}
+
 fn holder(pid: u32) -> Holder {
-    let program = std::fs::read_link(format!("/proc/{pid}/exe")).ok();
-    let program = program.map(|path: PathBuf| {
+    let program = program(pid).map(|path| {
         let path = path.to_string_lossy().into_owned();
         path.strip_suffix(" (deleted)").map_or(path.clone(), str::to_owned)
     });

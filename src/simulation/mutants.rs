@@ -25,6 +25,8 @@ pub(crate) enum Mutant {
     WatcherNotWoken,
     /// Raft looks for the other servers only where its configuration has them.
     AddressesNotFollowed,
+    /// A server begins a cluster without having asked whether there is one.
+    BornUnseeing,
     /// A server that was retired is taken in again.
     RetiredTakenIn,
     /// A server is added where it should take the place of another, which goes on being dead.

@@ -136,7 +136,7 @@ impl Net {
         }
     }
 
-    pub(super) fn is_cut(&self, from: IpAddr, to: IpAddr) -> bool {
+    pub(crate) fn is_cut(&self, from: IpAddr, to: IpAddr) -> bool {
         self.0.lock().cuts.contains(&(from, to))
     }
 

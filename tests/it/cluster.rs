@@ -202,3 +202,27 @@ fn a_server_that_leaves_is_removed_from_the_voters_and_one_that_joins_becomes_a_
     });
     assert!(nodes.as_array().unwrap().iter().all(|node| node["Node"] != "m3"));
 }
+
+#[test]
+fn a_machine_that_began_a_cluster_alone_joins_it_when_it_comes_back_with_an_empty_disk() {
+    for alone in [&["-bootstrap"][..], &["-bootstrap-expect", "1"]] {
+        let mut first = Machine::agent("m1", &[&["-server"], alone].concat());
+        let second = Machine::agent("m2", &["-retry-join", &first.address.to_string()]);
+        first.append_flags(&["-retry-join", &second.address.to_string()]);
+        first.start();
+        let second = second.started();
+        formed(&[&first, &second], 2);
+        assert!(second.put("/v1/kv/a", "b"));
+        let (code, text, _) = first.command(&["leave"]);
+        assert_eq!((code, text.as_str()), (0, "Graceful leave complete\n"), "{}", first.log());
+        assert_eq!(first.ended(), Some(0));
+        std::fs::remove_dir_all(first.data()).unwrap();
+        first.start();
+        eventually(PATIENCE, "it has what was there", || {
+            (first.read("/v1/kv/a?raw&consistent") == (200, b"b".to_vec())).then_some(())
+        });
+        let leader = Some(format!("{}:8300", second.address));
+        assert_eq!((first.leader(), second.leader()), (leader.clone(), leader), "{}", first.log());
+        assert_eq!(first.get("/v1/status/peers").unwrap().as_array().unwrap().len(), 1);
+    }
+}

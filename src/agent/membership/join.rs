@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
@@ -24,30 +25,38 @@ pub(super) struct Wishes {
     pub(super) retry_interval: Duration,
 }
 
-/// Runs until `stop`.
-pub(super) async fn run(gossip: Gossip, wishes: Wishes, stop: CancellationToken) -> anyhow::Result<()> {
+/// Runs until `stop`. `looked` becomes true when everybody was asked once.
+pub(super) async fn run(
+    gossip: Gossip,
+    wishes: Wishes,
+    looked: watch::Sender<bool>,
+    stop: CancellationToken,
+) -> anyhow::Result<()> {
     let nothing_to_join = wishes.retry_join.is_empty() && wishes.remembered.is_empty();
     if nothing_to_join {
+        looked.send_replace(true);
         stop.cancelled().await;
         return Ok(());
     }
     tokio::select! {
         biased;
         () = stop.cancelled() => {}
-        () = join_for_ever(&gossip, &wishes) => {}
+        () = join_for_ever(&gossip, &wishes, &looked) => {}
     }
     Ok(())
 }
 
-async fn join_for_ever(gossip: &Gossip, wishes: &Wishes) {
+async fn join_for_ever(gossip: &Gossip, wishes: &Wishes, looked: &watch::Sender<bool>) {
     let mut pause = FIRST_PAUSE;
     let mut changes = gossip.changes();
     loop {
         if is_leaving(gossip) {
             std::future::pending::<()>().await;
         }
-        if is_alone(gossip) {
+        // Who came to us meanwhile may be as new as we are.
+        if is_alone(gossip) || !*looked.borrow() {
             join_all(gossip, wishes).await;
+            looked.send_replace(true);
         }
         if is_alone(gossip) {
             tokio::time::sleep(pause).await;

@@ -81,6 +81,7 @@ impl BoundGossip {
 pub struct Gossip {
     commands: mpsc::Sender<Command>,
     members: watch::Receiver<Arc<Vec<Member>>>,
+    looked: watch::Receiver<bool>,
     name: Arc<str>,
     own_addresses: [SocketAddr; 2],
 }
@@ -166,9 +167,10 @@ impl Gossip {
         let driver = Driver::new(swim, bound.udp, streams, members_sender);
         spawner.start("gossip", driver.run(commands_receiver, reports_receiver, spawner.stop_token()));
         let own_addresses = [advertise, bound.address];
-        let gossip = Self { commands, members, name: name.into(), own_addresses };
+        let (looked_sender, looked) = watch::channel(false);
+        let gossip = Self { commands, members, looked, name: name.into(), own_addresses };
         let wishes = join::Wishes { retry_join, remembered, retry_interval };
-        spawner.start("gossip join", join::run(gossip.clone(), wishes, spawner.stop_token()));
+        spawner.start("gossip join", join::run(gossip.clone(), wishes, looked_sender, spawner.stop_token()));
         Ok(gossip)
     }
 
@@ -180,6 +182,12 @@ impl Gossip {
     /// The members, and each change of them.
     pub fn changes(&self) -> watch::Receiver<Arc<Vec<Member>>> {
         self.members.clone()
+    }
+
+    /// True as soon as everybody whom this member was told to join, or knew before, was asked once; who answered is a
+    /// member then.
+    pub fn first_look(&self) -> watch::Receiver<bool> {
+        self.looked.clone()
     }
 
     /// Addresses of all other members that are not known to have left, for a peers file.

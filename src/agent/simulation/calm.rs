@@ -66,7 +66,15 @@ impl World {
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
         self.users.stop();
-        tokio::time::sleep(Duration::from_secs(1)).await;
+        let begin = Instant::now();
+        while self.users.are_at_work() {
+            let pending = self.users.pending();
+            assert!(
+                begin.elapsed() < SERVED_MAX,
+                "somebody is not answered though everything works: {pending}"
+            );
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
         self.look().await;
         self.users.check(&self.truth);
     }

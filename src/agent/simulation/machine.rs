@@ -2,7 +2,7 @@
 //! and clock.
 
 use std::net::{IpAddr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,12 +10,13 @@ use tokio::sync::watch;
 use tokio::task::AbortHandle;
 use tokio_util::sync::CancellationToken;
 
-use crate::agent::Birth;
 use crate::agent::config::{Fragment, Settings};
 use crate::agent::consensus::Server;
 use crate::agent::handle::{Consensus, Replica};
 use crate::agent::participant::{Participant, Participation};
 use crate::agent::role::{Part, Roles};
+use crate::agent::{Birth, GOSSIP_BIRTH_FILE};
+use crate::host::disk::Disk as _;
 use crate::host::disk::simulated::{Faults, SimulatedDisk};
 use crate::host::net::Network;
 use crate::host::outside::random_bits;
@@ -120,14 +121,21 @@ impl Machine {
         Self { name, ip, server, expect, disk, raft_id: None, wall_error, generation: 0, process: None }
     }
 
-    /// Its disk is replaced by an empty one. Gives the raft id that it had. A machine that was told to begin a cluster alone
-    /// would begin another: whoever gives it a disk tells it to join.
+    /// Its disk is replaced by an empty one. Gives the raft id that it had.
     pub(super) fn wipe(&mut self) -> Option<u64> {
-        if self.expect == Some(1) {
-            (self.server, self.expect) = (false, None);
-        }
         self.disk = SimulatedDisk::new(seed());
         self.raft_id.take()
+    }
+
+    /// Whether it would begin a cluster alone if nobody told it of one.
+    pub(super) fn would_begin_alone(&self) -> bool {
+        let birth = Path::new(DATA).join(GOSSIP_BIRTH_FILE);
+        self.expect == Some(1) && !self.disk.exists(&birth).is_ok_and(|there| there)
+    }
+
+    /// It is told to join, and not to be a server.
+    pub(super) fn tell_to_join(&mut self) {
+        (self.server, self.expect) = (false, None);
     }
 
     /// Another machine gets its place, and perhaps is told to be a server and to join.

@@ -34,6 +34,8 @@ use crate::simulation::running;
 
 /// A quarter of an hour.
 const CLOCK_SECONDS: i64 = 900;
+/// How long a machine with a new disk may look for others.
+const LOOK_MAX: Duration = Duration::from_secs(12);
 
 /// Histories of whole clusters.
 struct Clusters;
@@ -153,12 +155,48 @@ impl World {
         if self.machines[number].process.is_some() {
             return None;
         }
+        let is_new = self.truth.is_born() && self.machines[number].would_begin_alone();
+        if is_new && !self.anybody_can_tell(number) {
+            // It cannot know of the cluster: whoever gives it a new disk tells it to join.
+            self.machines[number].tell_to_join();
+        }
         self.processes += 1;
         let others = self.machines.iter().enumerate().filter(|(other, _)| *other != number);
         let join: Vec<_> = others.map(|(_, other)| other.gossip_address()).collect();
         let started = self.machines[number].start(self.processes, &self.net, &join).await;
         self.give_access();
+        if is_new {
+            self.until_it_has_looked(number).await;
+        }
         started.err()
+    }
+
+    /// Whether a server of the cluster would answer this machine.
+    fn anybody_can_tell(&self, number: usize) -> bool {
+        let here = self.machines[number].ip;
+        let mut others = self.machines.iter().enumerate().filter(|(other, _)| *other != number);
+        others.any(|(_, other)| {
+            let Some(process) = &other.process else { return false };
+            let answers = !self.net.is_cut(here, other.ip)
+                && !self.net.is_cut(other.ip, here)
+                && !running::is_paused(process.number)
+                && !process.leave.is_cancelled();
+            answers
+                && process
+                    .server()
+                    .is_some_and(|server| server.view().cluster.as_ref() == self.truth.cluster())
+        })
+    }
+
+    /// Nothing comes between a machine with a new disk and those whom it asks.
+    async fn until_it_has_looked(&self, number: usize) {
+        let begin = Instant::now();
+        while begin.elapsed() < LOOK_MAX
+            && self.machines[number].would_begin_alone()
+            && self.machines[number].process.as_ref().is_some_and(|process| process.ended.borrow().is_none())
+        {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
     }
 
     fn end(&mut self, number: usize, how: End) {

@@ -175,6 +175,38 @@ fn clusters_ask_a_client_again_that_left_while_it_became_a_server() {
     replay(&Clusters, 357, &[&one[..], &[Step::Isolate(1), Step::Wait(157), Step::Leave(3)]].concat());
 }
 
+/// A machine that began its cluster alone left it to another one, and comes back with an empty disk, at its address or at a
+/// new one.
+const COMES_BACK_BLANK: [(u64, &[Step]); 2] = [
+    (
+        472_432_072_590,
+        &[Step::Leave(0), Step::Linger(50), Step::Start(0), Step::Wait(179), Step::Wipe(0), Step::Start(0)],
+    ),
+    (
+        472_432_076_516,
+        &[Step::Wait(250), Step::Leave(0), Step::Move(0), Step::Linger(102), Step::Wipe(0), Step::Start(0)],
+    ),
+];
+
+/// Found by simulation: it began another cluster at once, though it was told whom to join.
+#[test]
+fn clusters_are_joined_by_the_machine_that_began_them_when_it_comes_back_blank() {
+    for (seed, steps) in COMES_BACK_BLANK {
+        replay(&Clusters, seed, steps);
+    }
+}
+
+#[test]
+fn a_planted_birth_without_a_look_at_others_is_found() {
+    for (seed, steps) in COMES_BACK_BLANK {
+        mutants::plant(Some(Mutant::BornUnseeing));
+        let found = first_panic(|| Clusters.play(seed, steps, None));
+        mutants::plant(None);
+        let why = found.expect_err("planted and not found");
+        assert!(why.contains("is neither the one that was born nor a successor"), "{why}");
+    }
+}
+
 /// A seed with so many servers.
 fn seed_with(servers: usize) -> u64 {
     (0..1000).find(|seed| Setup::of(*seed).servers == servers).unwrap()

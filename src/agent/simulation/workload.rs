@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
+use tokio::task::AbortHandle;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -118,6 +119,8 @@ struct Inner {
     waiting: BTreeMap<u64, Waiting>,
     /// What each user has asked and not heard of: since when, the process, what.
     asking: BTreeMap<u64, (Instant, u64, &'static str)>,
+    /// Those who ask.
+    at_work: Vec<AbortHandle>,
     stop: bool,
 }
 
@@ -129,6 +132,11 @@ impl Users {
     /// Nobody begins anything any more.
     pub(super) fn stop(&self) {
         self.inner.lock().stop = true;
+    }
+
+    /// Whether anybody still waits for an answer, or is about to ask.
+    pub(super) fn are_at_work(&self) -> bool {
+        self.inner.lock().at_work.iter().any(|user| !user.is_finished())
     }
 
     /// Requests that were answered with success.
@@ -149,7 +157,8 @@ impl Users {
     pub(super) fn start(&self, users: u64, watchers: u64, seed: u64) {
         for user in 0..users {
             let (this, chance) = (self.clone(), Chance::new(seed ^ (user << 32)));
-            running::spawn(this.use_it(user, chance));
+            let user = running::spawn(this.use_it(user, chance));
+            self.inner.lock().at_work.push(user.abort_handle());
         }
         for watcher in 0..watchers {
             let (this, chance) = (self.clone(), Chance::new(!seed ^ (watcher << 32)));

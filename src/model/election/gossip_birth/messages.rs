@@ -116,6 +116,8 @@ pub enum BirthReply {
 pub enum GossipEvent {
     /// The process started; the first event.
     Started,
+    /// Everybody whom this server was told to join, or knew before, was asked once: who answered is among the seen.
+    Looked,
     /// The other living servers, as gossip shows them now.
     Seen(Vec<SeenServer>),
     /// A server asks; the reply goes back by the same number.

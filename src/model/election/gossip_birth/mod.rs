@@ -5,6 +5,8 @@
 //! accepted may proclaim it. A durable refusal kills a certificate for ever: birth needs every acceptance. So an
 //! acceptor that hears no more asks the other named servers to settle: each has accepted, or refuses for ever.
 //!
+//! Nobody proposes before it has looked whether a cluster lives where it was told to join: its disk may be a new one.
+//!
 //! This cannot stop two groups that never saw each other (nothing can); with etcd the guarantee is stronger.
 //! Pure: requests and replies are values that the agent's RPC carries; [`BirthRecord`] is written by the shell before
 //! the reply that follows it leaves.
@@ -18,6 +20,8 @@ use std::time::Duration;
 use super::certificate::{Certificate, InitialMember};
 use super::claim::Incarnation;
 use crate::model::names::ClusterId;
+#[cfg(test)]
+use crate::simulation::mutants::{self, Mutant};
 
 pub use messages::{BirthRecord, BirthReply, BirthRequest, GossipAction, GossipEvent, SeenServer};
 
@@ -30,6 +34,9 @@ const RESEND_INTERVAL: Duration = Duration::from_secs(1);
 /// After a failed proposal the next one waits this long, and up to as much again by chance, so that two proposers
 /// do not meet again and again.
 const PROPOSAL_PAUSE: Duration = Duration::from_secs(1);
+/// How long a server that was told to begin alone waits for those that it has found to show their cluster: longer than an
+/// agent reads its log for when it starts. Nobody else is asked to accept such a cluster, who could refuse.
+const SHOW_PATIENCE: Duration = Duration::from_secs(2);
 
 #[derive(Debug)]
 struct Proposal {
@@ -52,11 +59,13 @@ struct Settling {
 #[derive(Debug)]
 pub struct GossipBirth {
     me: SeenServer,
-    /// `-bootstrap`: be born alone and at once.
+    /// `-bootstrap`: be born alone, whomever the others expect.
     alone: bool,
     raft_state: bool,
     record: BirthRecord,
     seen: BTreeMap<u64, SeenServer>,
+    /// Since when it has looked for others.
+    looked: Option<Duration>,
     highest_number: u64,
     proposal: Option<Proposal>,
     next_proposal: Duration,
@@ -74,6 +83,7 @@ impl GossipBirth {
             raft_state,
             record,
             seen: BTreeMap::new(),
+            looked: None,
             highest_number: 0,
             proposal: None,
             next_proposal: Duration::ZERO,
@@ -92,7 +102,8 @@ impl GossipBirth {
     pub fn step(&mut self, now: Duration, random: u128, event: GossipEvent) -> Vec<GossipAction> {
         let mut actions = Vec::new();
         match event {
-            GossipEvent::Started => self.start(random, &mut actions),
+            GossipEvent::Started => self.announce(&mut actions),
+            GossipEvent::Looked => self.looked = Some(now),
             GossipEvent::Seen(servers) => {
                 self.seen = servers
                     .into_iter()
@@ -118,19 +129,6 @@ impl GossipBirth {
             self.waiting = waiting;
         }
         actions
-    }
-
-    fn start(&mut self, random: u128, actions: &mut Vec<GossipAction>) {
-        let blank = self.record.accepted.is_none() && self.record.cluster.is_none() && !self.raft_state;
-        if self.alone
-            && blank
-            && let Some(certificate) = self.certificate(random, std::slice::from_ref(&self.me))
-        {
-            self.record.accepted = Some(certificate);
-            self.record.born = true;
-            actions.push(GossipAction::Persist(self.record.clone()));
-        }
-        self.announce(actions);
     }
 
     /// Says once what this server is to be, when it is decided.
@@ -311,13 +309,29 @@ impl GossipBirth {
         if !self.is_free() || now < self.next_proposal || self.what_is_missing().is_some() {
             return;
         }
-        let Some(expect) = self.me.expect else { return };
+        let Some(expect) = self.expect().filter(|expect| self.has_looked(now, *expect)) else { return };
         let servers: Vec<SeenServer> =
             std::iter::once(&self.me).chain(self.seen.values()).take(expect).cloned().collect();
         let Some(certificate) = self.certificate(random, &servers) else { return };
         self.proposal = Some(Proposal { certificate, accepted: BTreeSet::new(), since: now, sent: now });
         self.ask_for_acceptance(actions);
         self.accept_own_if_last(actions);
+    }
+
+    /// How many first servers there shall be.
+    fn expect(&self) -> Option<usize> {
+        if self.alone { Some(1) } else { self.me.expect }
+    }
+
+    /// Whether there is no cluster, as far as others can tell.
+    fn has_looked(&self, now: Duration, expect: usize) -> bool {
+        #[cfg(test)]
+        if mutants::is(Mutant::BornUnseeing) {
+            return true;
+        }
+        let nobody_can_refuse = expect == 1 && !self.seen.is_empty();
+        let patience = if nobody_can_refuse { SHOW_PATIENCE } else { Duration::ZERO };
+        self.looked.is_some_and(|since| now.saturating_sub(since) >= patience)
     }
 
     fn ask_for_acceptance(&self, actions: &mut Vec<GossipAction>) {
@@ -345,6 +359,9 @@ impl GossipBirth {
         if clusters.len() > 1 {
             let clusters: Vec<&str> = clusters.into_iter().map(ClusterId::as_str).collect();
             return Some(format!("members of several clusters are here: {}", clusters.join(", ")));
+        }
+        if self.alone {
+            return None;
         }
         let Some(expect) = self.me.expect else {
             return Some("waiting for a server that was told how many to expect, or a cluster".to_owned());

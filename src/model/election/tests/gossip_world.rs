@@ -87,6 +87,12 @@ impl GossipWorld {
     }
 
     pub(super) fn start(&mut self, server: usize) {
+        self.start_blind(server);
+        self.step(server, GossipEvent::Looked, None);
+    }
+
+    /// Starts it before it has looked for others.
+    pub(super) fn start_blind(&mut self, server: usize) {
         self.processes += 1;
         let me = self.seen(server);
         let it = &mut self.servers[server];

@@ -266,6 +266,14 @@ impl Story for GossipStory {
                 let server = self.server(name);
                 self.world.start(server);
             }),
+            ["start-blind", name] => {
+                let server = self.server(name);
+                self.world.start_blind(server);
+            }
+            ["look", name] => {
+                let server = self.server(name);
+                self.world.step(server, GossipEvent::Looked, None);
+            }
             ["crash", names @ ..] => names.iter().for_each(|name| {
                 let server = self.server(name);
                 self.world.servers[server].process = None;

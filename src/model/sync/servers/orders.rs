@@ -135,7 +135,10 @@ fn check_spare(view: &View<'_>, server: &ConfiguredServer) -> Result<(), NotNow>
     if can_spare(server.id, view.configured, view.members) {
         return Ok(());
     }
-    Err(NotNow(format!("without {} a majority of the servers would be down", server.name)))
+    Err(NotNow(format!(
+        "without {} a majority of the servers would be down: bring the others back or replace them first",
+        server.name
+    )))
 }
 
 fn check_free(view: &View<'_>) -> Result<(), NotNow> {
