@@ -11,6 +11,9 @@ use crate::model::catalog::{
 use crate::model::names::ClusterId;
 use crate::simulation::running::{Applied, Founded};
 
+/// How many entries a leader may not have applied yet when it decides who votes: an order that is among them counts later.
+const UNSEEN_MAX: u64 = 16;
+
 /// All that was ever applied in one cluster, in order.
 #[derive(Default)]
 pub(super) struct Line {
@@ -91,7 +94,16 @@ impl Line {
             assert!(!past.contains(id), "at {index} server {id:x} of the cluster before votes");
         }
         assert!(before.is_empty() || new.len() <= 1, "at {index} {} servers come at once", new.len());
-        let wanted = table.wanted.unwrap_or(table.born) as usize;
+        let wanted: Vec<usize> = self
+            .catalogs
+            .range(index.saturating_sub(UNSEEN_MAX)..)
+            .map(|(_, before)| before.servers())
+            .chain([table])
+            .filter(|table| table.born > 0)
+            .map(|table| table.wanted.unwrap_or(table.born) as usize)
+            .collect();
+        let fewest = wanted.iter().copied().min().unwrap_or_default();
+        let most = wanted.into_iter().max().unwrap_or_default();
         let count = self.voters.last().map_or(0, BTreeSet::len);
         let for_one_that_lives = table.nomination.as_ref().is_some_and(|nomination| {
             matches!(
@@ -103,10 +115,10 @@ impl Line {
             let told =
                 before.difference(half).filter(|id| table.retired.contains(id) || leavers.contains(id));
             assert!(
-                half.len() + told.count() >= count.min(wanted),
+                half.len() + told.count() >= count.min(fewest),
                 "at {index} a server goes and none comes: {half:x?} vote"
             );
-            let limit = count.max(wanted) + usize::from(for_one_that_lives);
+            let limit = count.max(most) + usize::from(for_one_that_lives);
             let too_many = !before.is_empty() && half.len() > limit;
             assert!(!too_many, "at {index} a server comes and none goes: {half:x?} vote");
         }
