@@ -108,7 +108,7 @@ fn processes_by_age() -> anyhow::Result<Vec<u32>> {
     Ok(aged.into_iter().map(|(_, pid)| pid).collect())
 }
 
-/// When a process started, in ticks of the kernel since the machine did: the 22nd field of `stat` (proc_pid_stat(5)). The
+/// When a process started, in ticks of the kernel since the machine did: the 22nd field of `stat` (`proc_pid_stat(5)`). The
 /// name, which is the 2nd, may have anything in it.
 fn started(pid: u32) -> Option<u64> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
@@ -156,6 +156,8 @@ fn has_file(unit: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use std::net::{TcpListener, UdpSocket};
+    use std::os::fd::OwnedFd;
+    use std::process::{Child, Command};
 
     use super::{listeners, parse_address, row, runs, unit_of};
     use crate::model::doctor::ports::Protocol;
@@ -175,6 +177,26 @@ mod tests {
             assert_eq!(holder.pid, std::process::id());
             assert!(runs(&holder.name).unwrap(), "{holder:?}");
         }
+    }
+
+    #[test]
+    fn the_oldest_process_of_the_program_that_a_listener_was_passed_to_holds_it() {
+        let socket = TcpListener::bind("127.0.0.1:0").unwrap();
+        let here = socket.local_addr().unwrap();
+        let pass = || {
+            let stdin = OwnedFd::from(socket.try_clone().unwrap());
+            Command::new("tail").args(["-f", "/dev/null"]).stdin(stdin).spawn().unwrap()
+        };
+        let mut passed = [pass(), pass()];
+        let found = listeners().unwrap();
+        let ids = passed.each_ref().map(Child::id);
+        for child in &mut passed {
+            child.kill().unwrap();
+            child.wait().unwrap();
+        }
+        let ours =
+            found.iter().find(|listener| (listener.address, listener.port) == (here.ip(), here.port()));
+        assert_eq!(ours.unwrap().holder.as_ref().unwrap().pid, ids[0], "{ids:?}");
     }
 
     #[test]

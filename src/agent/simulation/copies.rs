@@ -15,7 +15,11 @@ impl World {
     /// when its original is down. Then somebody gives it an empty disk and a name of its own, and it is one more client.
     pub(super) async fn start_copy(&mut self, number: usize, namesake: bool) -> Option<String> {
         let original = &self.machines[number];
-        let runs = original.process.as_ref().is_some_and(|process| !running::is_paused(process.number));
+        // Who leaves may be gone already when the copy looks for it.
+        let runs = original
+            .process
+            .as_ref()
+            .is_some_and(|process| !running::is_paused(process.number) && !process.leave.is_cancelled());
         if !runs || !self.truth.is_born() || self.had_bad_disk || self.copies == COPIES_MAX {
             return Some("not now".to_owned());
         }

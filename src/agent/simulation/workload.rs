@@ -65,8 +65,8 @@ struct Waiting {
     process: u64,
     replica: Arc<Replica>,
     roles: Arc<Roles>,
-    /// Its raft id as a server when the waiting began.
-    server: u64,
+    /// Its raft id when the waiting began, if it was a server with all that servers have.
+    server: Option<u64>,
     topic: Topic,
     /// What was there when the waiting began.
     shown: String,
@@ -74,11 +74,17 @@ struct Waiting {
 }
 
 impl Waiting {
-    /// Only servers have keys: who waits for one at a server that ceases to be it is sent away, and not woken.
+    /// Only servers have keys: who waits for one at a server that ceases to be it is sent away, and not woken; who asks a
+    /// client is not answered by its replica.
     fn is_over(&self) -> bool {
         let for_keys = matches!(self.topic, Topic::Key(_) | Topic::KeyPrefix(_));
-        for_keys && !(self.roles.is_whole_server() && self.roles.part().raft_id == self.server)
+        for_keys && (self.server.is_none() || whole_server(&self.roles) != self.server)
     }
+}
+
+/// The raft id of a server that has all that servers have.
+fn whole_server(roles: &Roles) -> Option<u64> {
+    roles.is_whole_server().then(|| roles.part().raft_id)
 }
 
 /// What a process offers to those who use it.
@@ -260,7 +266,7 @@ impl Users {
                     process: access.process,
                     replica: access.replica.clone(),
                     roles: access.roles.clone(),
-                    server: access.roles.part().raft_id,
+                    server: whole_server(&access.roles),
                     topic: topic.clone(),
                     shown,
                     since: Instant::now(),
