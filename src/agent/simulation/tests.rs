@@ -176,6 +176,18 @@ fn clusters_ask_a_client_again_that_left_while_it_became_a_server() {
     replay(&Clusters, 357, &[&one[..], &[Step::Isolate(1), Step::Wait(157), Step::Leave(3)]].concat());
 }
 
+/// Found by simulation: a client that lost its power while it left, and was back at once, was shown as leaving until anything
+/// else changed, and was never asked.
+#[test]
+fn clusters_ask_a_client_that_is_back_which_went_down_while_it_left() {
+    let left = [Step::Wait(83), Step::Leave(2), Step::Linger(67), Step::Want(1, 3), Step::Start(2)];
+    replay(
+        &Clusters,
+        343_756_822_002,
+        &[&left[..], &[Step::Wait(37), Step::Leave(2), Step::PowerOff(2)]].concat(),
+    );
+}
+
 /// A machine that began its cluster alone left it to another one, and comes back with an empty disk, at its address or at a
 /// new one.
 const COMES_BACK_BLANK: [(u64, &[Step]); 2] = [

@@ -68,6 +68,8 @@ impl Swim {
         let change = match known.state {
             State::Failed | State::Left | State::Pruned => Some(Change::Joined),
             _ if leaving && !known.leaving => Some(Change::Leaving),
+            // It went down while it was leaving, and is back.
+            _ if known.leaving && !leaving => Some(Change::Updated),
             _ if known.tags != tags => Some(Change::Updated),
             State::Suspect => Some(Change::Cleared),
             State::Alive => None,

@@ -204,6 +204,26 @@ fn a_restarted_process_joins_again_at_once_even_without_a_join_list() {
     assert!(took <= Duration::from_millis(500), "{took:?}");
 }
 
+/// Whoever shows members shows what it was last told of.
+#[test]
+fn everybody_is_told_that_a_member_is_back_which_went_down_while_it_was_leaving() {
+    let mut simulation = Simulation::cluster(5, 5);
+    simulation.input("n2", Input::Leave);
+    simulation.run_until(seconds(1), |now| now.agreed("n2", MemberStatus::Leaving));
+    simulation.crash("n2");
+    simulation.start("n2", 2);
+    simulation.join("n2", "n4");
+    simulation.run(seconds(3));
+    simulation.assert_all_alive();
+    for by in ["n1", "n3", "n4", "n5"] {
+        let told = simulation.events.iter().rev().find_map(|(to, event)| match event {
+            Event::Member { member, .. } if to == by && member.name == "n2" => Some(member.status),
+            _ => None,
+        });
+        assert_eq!(told, Some(MemberStatus::Alive), "{by}");
+    }
+}
+
 #[test]
 fn a_name_is_taken_over_by_another_address_only_when_its_holder_is_long_dead() {
     let mut simulation = Simulation::cluster(5, 4);
