@@ -9,7 +9,7 @@ use crate::support::Link;
 use crate::support::client::Client;
 use crate::support::eventually;
 use crate::support::machine::{Machine, PATIENCE, formed};
-use crate::support::netns::{Network, turn};
+use crate::support::netns::{Network, beside};
 use crate::support::resolver::Resolver;
 
 /// How long DNS may take for an answer from what it has.
@@ -22,7 +22,7 @@ const CUTS: [(bool, bool); 3] = [(true, false), (false, true), (true, true)];
 
 #[test]
 fn a_machine_cut_off_in_either_direction_stops_neither_dns_nor_writes_and_comes_back() {
-    let _turn = turn();
+    let _turn = beside();
     let network = Network::new(4, 1);
     let first = network.address(0).to_string();
     let machines: Vec<Machine> = (0..4)

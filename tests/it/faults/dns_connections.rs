@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use super::{is_open, with_a_stranger};
 use crate::support::eventually;
 use crate::support::machine::PATIENCE;
-use crate::support::netns::turn;
+use crate::support::netns::beside;
 use crate::support::resolver::addresses_over_tcp;
 
 /// Connections of one client address.
@@ -31,7 +31,7 @@ fn asked(server: SocketAddr) -> Option<(TcpStream, BTreeSet<Ipv4Addr>)> {
 
 #[test]
 fn one_client_gets_its_share_of_dns_connections_and_others_are_answered_meanwhile() {
-    let _turn = turn();
+    let _turn = beside();
     let (machine, network) = with_a_stranger();
     let server = machine.socket(8600);
     let all = BTreeSet::from([machine.address]);

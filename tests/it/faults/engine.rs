@@ -11,7 +11,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::support::machine::{Machine, PATIENCE, formed};
-use crate::support::netns::{Network, turn};
+use crate::support::netns::{Network, beside};
 use crate::support::{Running, bare_command, binary, eventually};
 
 /// How long the engine may take to end after it was asked to.
@@ -159,7 +159,7 @@ impl Drop for Engine {
 
 #[test]
 fn a_restarted_engine_leaves_nothing_dangling_and_what_it_starts_again_is_found() {
-    let _turn = turn();
+    let _turn = beside();
     let network = Network::new(1, 1);
     let mut engine = Engine::start(&network);
     engine.import_image();

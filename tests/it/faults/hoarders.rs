@@ -12,7 +12,7 @@ use crate::support::Link;
 use crate::support::client::Client;
 use crate::support::eventually;
 use crate::support::machine::{Machine, PATIENCE, formed};
-use crate::support::netns::{Network, turn};
+use crate::support::netns::{Network, beside, turn};
 
 /// Connections that do nothing.
 const IDLE: usize = 10_000;
@@ -109,7 +109,7 @@ fn head_begun(server: SocketAddr) -> TcpStream {
 
 #[test]
 fn one_client_gets_its_share_of_connections_and_slow_heads_are_given_up_while_others_are_served() {
-    let _turn = turn();
+    let _turn = beside();
     let (machine, network) = with_a_stranger();
     let server = machine.socket(8500);
     let began = Instant::now();
