@@ -88,16 +88,16 @@ impl Line {
         let all = |halves: &[BTreeSet<u64>]| halves.iter().flatten().copied().collect::<BTreeSet<u64>>();
         let before = all(&self.voters);
         let table = catalog.servers();
+        let unseen =
+            || self.catalogs.range(index.saturating_sub(UNSEEN_MAX)..).map(|(_, before)| before.servers());
         let new: Vec<u64> = all(&voters).difference(&before).copied().collect();
         for id in &new {
-            assert!(!table.retired.contains(id), "at {index} server {id:x}, which was retired, votes again");
+            let was_retired = unseen().chain([table]).all(|table| table.retired.contains(id));
+            assert!(!was_retired, "at {index} server {id:x}, which was retired, votes again");
             assert!(!past.contains(id), "at {index} server {id:x} of the cluster before votes");
         }
         assert!(before.is_empty() || new.len() <= 1, "at {index} {} servers come at once", new.len());
-        let wanted: Vec<usize> = self
-            .catalogs
-            .range(index.saturating_sub(UNSEEN_MAX)..)
-            .map(|(_, before)| before.servers())
+        let wanted: Vec<usize> = unseen()
             .chain([table])
             .filter(|table| table.born > 0)
             .map(|table| table.wanted.unwrap_or(table.born) as usize)

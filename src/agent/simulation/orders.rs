@@ -31,6 +31,8 @@ impl World {
             Some(process) => {
                 process.leave.cancel();
                 self.truth.leavers.insert(process.part().raft_id);
+                // What is left of it on a disk that is gone goes with it.
+                self.truth.leavers.extend(&self.machines[number].past_raft_ids);
                 None
             }
             None => Some("it is down".to_owned()),
