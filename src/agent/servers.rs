@@ -11,7 +11,9 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::consensus::{Peer, Server};
-use super::handle::{Consensus as _, Order, OrderError, OrderReply, Replica, Steward as Desk, Topic, Which};
+use super::handle::{
+    Consensus as _, Order, OrderError, OrderReply, ProposeError, Replica, Steward as Desk, Topic, Which,
+};
 use crate::host::outside::wall_seconds;
 use crate::model::catalog::{Catalog, Command, Departure, Purpose, ServersCommand, Settlement};
 use crate::model::membership::Member;
@@ -23,6 +25,9 @@ use crate::model::sync::servers::{
 const LOOK_INTERVAL: Duration = Duration::from_millis(200);
 /// Pause after a change that failed.
 const RETRY_INTERVAL: Duration = Duration::from_secs(1);
+/// The answer to an order while what was written before it is not applied.
+const BEHIND: &str =
+    "the leader has not applied what it wrote before: a majority of the servers is slow; try again";
 
 /// What the stewardship needs.
 pub(super) struct Context {
@@ -39,6 +44,8 @@ pub(super) struct Stewardship {
     steward: Mutex<Steward>,
     /// Rung when an order has changed something.
     changed: Notify,
+    /// Whoever decides something, and does it, has the turn: the next one sees what came of it.
+    turn: tokio::sync::Mutex<()>,
 }
 
 /// What the leader sees, owned.
@@ -69,7 +76,13 @@ impl Facts {
 impl Stewardship {
     /// A stewardship that has seen nothing yet.
     pub(super) fn new(context: Context) -> Arc<Self> {
-        Arc::new(Self { context, began: Instant::now(), steward: Mutex::default(), changed: Notify::new() })
+        Arc::new(Self {
+            context,
+            began: Instant::now(),
+            steward: Mutex::default(),
+            changed: Notify::new(),
+            turn: tokio::sync::Mutex::default(),
+        })
     }
 
     /// Runs while the server runs.
@@ -131,31 +144,45 @@ impl Stewardship {
         }
     }
 
+    /// Whether all that is in the log by now is applied, soon: an order that nobody here has seen yet may be in it.
+    async fn has_applied_all(&self) -> bool {
+        let applied = async {
+            let last = self.context.server.last_log_index().await?;
+            self.context.replica.wait_applied(last).await;
+            anyhow::Ok(())
+        };
+        matches!(tokio::time::timeout(LOOK_INTERVAL, applied).await, Ok(Ok(())))
+    }
+
     /// Does the next thing, if there is one; gives the time until the next look.
     async fn look(&self) -> Duration {
+        let _turn = self.turn.lock().await;
+        let has_applied_all = self.has_applied_all().await;
         let facts = self.facts();
         let Some(view) = facts.view() else { return LOOK_INTERVAL };
-        let Some(action) = self.steward.lock().step(self.began.elapsed(), &view) else {
-            return LOOK_INTERVAL;
-        };
+        let action = self.steward.lock().step(self.began.elapsed(), &view).filter(|_| has_applied_all);
+        let Some(action) = action else { return LOOK_INTERVAL };
         match self.carry_out(&action).await {
             Ok(()) => {
                 audit(&action, &facts);
                 Duration::ZERO
             }
             Err(error) => {
-                tracing::warn!(?action, "the servers could not be changed: {error:#}");
+                tracing::warn!(?action, "the servers could not be changed: {error}");
                 RETRY_INTERVAL
             }
         }
     }
 
-    async fn carry_out(&self, action: &Action) -> anyhow::Result<()> {
+    async fn carry_out(&self, action: &Action) -> Result<(), OrderError> {
         let server = &self.context.server;
-        match action {
+        let changed = match action {
             Action::Write(command) => {
-                server.propose(Command::Servers(command.clone())).await?;
-                Ok(())
+                let written = server.propose_here(Command::Servers(command.clone())).await;
+                return written.map_err(|error| match error {
+                    ProposeError::NoLeader(nobody) => nobody.into(),
+                    error => OrderError::Refused(error.to_string()),
+                });
             }
             Action::Change(change) => match change {
                 ServerChange::AddLearner(member) => server.add_learner(member.id, peer(member)).await,
@@ -166,12 +193,13 @@ impl Stewardship {
                 ServerChange::HandOver => server.transfer_leadership(None).await,
                 ServerChange::Finish => server.finish_change().await,
             },
-        }
+        };
+        changed.map_err(|error| OrderError::Refused(format!("{error:#}")))
     }
 
     async fn act(&self, action: Action) -> Result<(), OrderError> {
         let facts = self.facts();
-        self.carry_out(&action).await.map_err(|error| OrderError::Refused(format!("{error:#}")))?;
+        self.carry_out(&action).await?;
         audit(&action, &facts);
         self.changed.notify_one();
         Ok(())
@@ -195,6 +223,15 @@ impl Stewardship {
 #[async_trait]
 impl Desk for Stewardship {
     async fn carry_out(&self, order: Order) -> Result<OrderReply, OrderError> {
+        let _turn = if decides(&order) {
+            let turn = self.turn.lock().await;
+            if !self.has_applied_all().await {
+                return Err(OrderError::Refused(BEHIND.to_owned()));
+            }
+            Some(turn)
+        } else {
+            None
+        };
         let facts = self.facts();
         let view =
             facts.view().ok_or_else(|| OrderError::Refused("the cluster is not born yet".to_owned()))?;
@@ -229,7 +266,20 @@ impl Desk for Stewardship {
                 self.act(ordered.map_err(refused)?).await?;
                 Ok(OrderReply::Done)
             }
+            Order::Want(servers) => {
+                self.act(Action::Write(ServersCommand::Want { servers })).await?;
+                Ok(OrderReply::Done)
+            }
         }
+    }
+}
+
+/// Whether this order is a decision about who is a server. A transfer is none: it must not wait for a change that the
+/// leader does not get through.
+fn decides(order: &Order) -> bool {
+    match order {
+        Order::Report | Order::Standing { .. } | Order::Transfer(_) => false,
+        Order::Depart { .. } | Order::Retire(_) | Order::Replace { .. } | Order::Want(_) => true,
     }
 }
 

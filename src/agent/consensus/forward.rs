@@ -261,6 +261,17 @@ pub(super) async fn wait_for_change(
     drop(tokio::time::timeout_at(until, leaders.changed()).await);
 }
 
+impl Server {
+    /// Writes what this server has decided as the leader. Another leader has not: it is not asked to write it.
+    ///
+    /// # Errors
+    /// When this server does not lead, or it is not certain that it was written.
+    pub async fn propose_here(&self, command: Command) -> Result<(), ProposeError> {
+        let bytes = encode(&command).map_err(|error| ProposeError::Unavailable(error.to_string()))?;
+        self.inner.propose_here(bytes).await.map(drop)
+    }
+}
+
 #[async_trait]
 impl Consensus for Server {
     async fn propose(&self, command: Command) -> Result<catalog::Reply, ProposeError> {

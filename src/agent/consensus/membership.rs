@@ -65,6 +65,16 @@ impl Server {
         (servers.collect(), membership.get_joint_config().len() > 1)
     }
 
+    /// The index of the last entry in this server's log, applied or not. Raft answers after all that was asked of it
+    /// before, also by who waits no more.
+    ///
+    /// # Errors
+    /// When raft has stopped.
+    pub async fn last_log_index(&self) -> anyhow::Result<u64> {
+        let last = self.inner.raft.with_raft_state(|state| state.log_ids.last().map(|last| last.index)).await;
+        Ok(last.context("raft has stopped")?.unwrap_or(0))
+    }
+
     /// Whether this server votes, as far as a majority has confirmed to it.
     pub fn votes(&self) -> bool {
         let metrics = self.inner.raft.server_metrics();

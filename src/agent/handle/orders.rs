@@ -34,6 +34,8 @@ pub enum Order {
         /// The client's name; `None`: the best.
         new: Option<String>,
     },
+    /// There shall be so many servers.
+    Want(u32),
 }
 
 /// One server, as an operator names it.

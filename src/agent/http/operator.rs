@@ -165,7 +165,7 @@ pub(super) async fn set_servers(api: &Api, request: &Request) -> Result<Answer, 
         return Err(HttpError::invalid(format!("{count} servers are not between 1 and {SERVERS_MAX}")));
     }
     let servers = u32::try_from(count).unwrap_or(1);
-    api.agent.consensus.propose(Command::Servers(ServersCommand::Want { servers })).await?;
+    api.agent.consensus.order(Order::Want(servers)).await?;
     Ok(Answer::boolean(true))
 }
 

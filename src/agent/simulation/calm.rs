@@ -1,11 +1,13 @@
 //! The end of a history: everything works again, and all must become as it should be.
 
 use std::collections::BTreeSet;
+use std::fmt::{self, Display};
 use std::time::Duration;
 
 use tokio::time::Instant;
 
 use super::World;
+use crate::agent::testing::poll;
 use crate::host::disk::simulated::Faults;
 use crate::model::sync::servers::REPLACEMENTS_PER_HOUR_MAX;
 use crate::simulation::network::Weather;
@@ -59,24 +61,18 @@ impl World {
             }
         }
         let before = self.users.acknowledged();
-        let begin = Instant::now();
-        while self.users.acknowledged() == before {
-            let pending = self.users.pending();
-            assert!(begin.elapsed() < SERVED_MAX, "nobody is served though everything works: {pending}");
-            tokio::time::sleep(Duration::from_millis(100)).await;
-        }
+        let served = || self.users.acknowledged() != before;
+        poll(SERVED_MAX, self.but_pending("nobody is served"), served).await;
         self.users.stop();
-        let begin = Instant::now();
-        while self.users.are_at_work() {
-            let pending = self.users.pending();
-            assert!(
-                begin.elapsed() < SERVED_MAX,
-                "somebody is not answered though everything works: {pending}"
-            );
-            tokio::time::sleep(Duration::from_millis(100)).await;
-        }
+        let answered = || !self.users.are_at_work();
+        poll(SERVED_MAX, self.but_pending("somebody is not answered"), answered).await;
         self.look().await;
         self.users.check(&self.truth);
+    }
+
+    /// What is wrong though everything works, with the requests that wait when it is written.
+    fn but_pending(&self, what: &str) -> impl Display {
+        fmt::from_fn(move |text| write!(text, "{what} though everything works: {}", self.users.pending()))
     }
 
     /// Whether the pace of replacements may be what everybody waits for.

@@ -11,9 +11,6 @@ use crate::model::catalog::{
 use crate::model::names::ClusterId;
 use crate::simulation::running::{Applied, Founded};
 
-/// How many entries a leader may not have applied yet when it decides who votes: an order that is among them counts later.
-const UNSEEN_MAX: u64 = 16;
-
 /// All that was ever applied in one cluster, in order.
 #[derive(Default)]
 pub(super) struct Line {
@@ -88,22 +85,13 @@ impl Line {
         let all = |halves: &[BTreeSet<u64>]| halves.iter().flatten().copied().collect::<BTreeSet<u64>>();
         let before = all(&self.voters);
         let table = catalog.servers();
-        let unseen =
-            || self.catalogs.range(index.saturating_sub(UNSEEN_MAX)..).map(|(_, before)| before.servers());
         let new: Vec<u64> = all(&voters).difference(&before).copied().collect();
         for id in &new {
-            let was_retired = unseen().chain([table]).all(|table| table.retired.contains(id));
-            assert!(!was_retired, "at {index} server {id:x}, which was retired, votes again");
+            assert!(!table.retired.contains(id), "at {index} server {id:x}, which was retired, votes again");
             assert!(!past.contains(id), "at {index} server {id:x} of the cluster before votes");
         }
         assert!(before.is_empty() || new.len() <= 1, "at {index} {} servers come at once", new.len());
-        let wanted: Vec<usize> = unseen()
-            .chain([table])
-            .filter(|table| table.born > 0)
-            .map(|table| table.wanted.unwrap_or(table.born) as usize)
-            .collect();
-        let fewest = wanted.iter().copied().min().unwrap_or_default();
-        let most = wanted.into_iter().max().unwrap_or_default();
+        let wanted = table.wanted.unwrap_or(table.born) as usize;
         let count = self.voters.last().map_or(0, BTreeSet::len);
         let for_one_that_lives = table.nomination.as_ref().is_some_and(|nomination| {
             matches!(
@@ -115,10 +103,10 @@ impl Line {
             let told =
                 before.difference(half).filter(|id| table.retired.contains(id) || leavers.contains(id));
             assert!(
-                half.len() + told.count() >= count.min(fewest),
+                half.len() + told.count() >= count.min(wanted),
                 "at {index} a server goes and none comes: {half:x?} vote"
             );
-            let limit = count.max(most) + usize::from(for_one_that_lives);
+            let limit = count.max(wanted) + usize::from(for_one_that_lives);
             let too_many = !before.is_empty() && half.len() > limit;
             assert!(!too_many, "at {index} a server comes and none goes: {half:x?} vote");
         }

@@ -52,8 +52,6 @@ pub(super) struct Machine {
     pub(super) disk: SimulatedDisk,
     /// The raft id that it last had as a server, if its disk is the same.
     pub(super) raft_id: Option<u64>,
-    /// Those that it had on disks that are gone, under its name.
-    pub(super) past_raft_ids: Vec<u64>,
     /// By how many seconds its clock is wrong.
     pub(super) wall_error: i64,
     /// How many machines have had its place.
@@ -108,7 +106,6 @@ impl Machine {
             expect,
             disk: SimulatedDisk::new(seed()),
             raft_id: None,
-            past_raft_ids: Vec::new(),
             wall_error: 0,
             generation: 0,
             process: None,
@@ -121,25 +118,12 @@ impl Machine {
         disk.lose_power_by_chance();
         disk.set(|faults| *faults = Faults::default());
         let (server, expect, wall_error) = (self.server, self.expect, self.wall_error);
-        let past_raft_ids = Vec::new();
-        Self {
-            name,
-            ip,
-            server,
-            expect,
-            disk,
-            raft_id: None,
-            past_raft_ids,
-            wall_error,
-            generation: 0,
-            process: None,
-        }
+        Self { name, ip, server, expect, disk, raft_id: None, wall_error, generation: 0, process: None }
     }
 
     /// Its disk is replaced by an empty one. Gives the raft id that it had.
     pub(super) fn wipe(&mut self) -> Option<u64> {
         self.disk = SimulatedDisk::new(seed());
-        self.past_raft_ids.extend(self.raft_id);
         self.raft_id.take()
     }
 
@@ -157,7 +141,6 @@ impl Machine {
     /// Another machine gets its place, and perhaps is told to be a server and to join.
     pub(super) fn rename(&mut self, server: bool) {
         self.generation += 1;
-        self.past_raft_ids.clear();
         (self.server, self.expect) = (server, None);
         let name = self.name.split('x').next().unwrap_or_default();
         self.name = format!("{name}x{}", self.generation);

@@ -11,7 +11,6 @@ use tokio::time::Instant;
 use super::World;
 use crate::agent::consensus::RaftView;
 use crate::agent::handle::{Consensus, Order, Which};
-use crate::model::catalog::{Command, ServersCommand};
 use crate::simulation::running;
 
 /// How long an operator looks at an order before something else happens; it is carried out all the same.
@@ -31,8 +30,6 @@ impl World {
             Some(process) => {
                 process.leave.cancel();
                 self.truth.leavers.insert(process.part().raft_id);
-                // What is left of it on a disk that is gone goes with it.
-                self.truth.leavers.extend(&self.machines[number].past_raft_ids);
                 None
             }
             None => Some("it is down".to_owned()),
@@ -45,8 +42,8 @@ impl World {
     }
 
     pub(super) async fn order_servers(&mut self, at: usize, servers: u8) -> Option<String> {
-        let command = Command::Servers(ServersCommand::Want { servers: servers.into() });
-        self.tell(at, |consensus| async move { consensus.propose(command).await }).await
+        let order = Order::Want(servers.into());
+        self.tell(at, |consensus| async move { consensus.order(order).await }).await
     }
 
     pub(super) async fn order_retirement(&mut self, at: usize, server: usize) -> Option<String> {

@@ -29,7 +29,7 @@ const AGAIN: &str = "try again";
 pub(super) struct Ruin {
     cluster: ClusterId,
     /// The machines that were told to found the successor, if one of them gave no answer: only they may be told again,
-    /// each of them. Who could not be asked by them knows of nothing.
+    /// each of them, until each has said no. Who could not be asked by them knows of nothing.
     told: Option<Vec<usize>>,
 }
 
@@ -209,8 +209,8 @@ impl World {
         orders.await
     }
 
-    /// What came of the orders: at most one successor, and nobody but those who were told once may be told again if that
-    /// is not certain.
+    /// What came of the orders: at most one successor. Nobody but those who were told may be told again while one of them
+    /// may have founded it; when each has said no, all may be told again who are left, perhaps better ones that are back.
     fn conclude(&mut self, cluster: &ClusterId, told: &[usize], answers: &[(usize, Told)]) -> String {
         let successors: BTreeSet<&ClusterId> =
             answers.iter().filter_map(|(_, answer)| answer.as_ref()?.as_ref().ok()).collect();
@@ -228,6 +228,8 @@ impl World {
             self.ruin = None;
         } else if answers.iter().any(|(_, answer)| answer.is_none()) {
             self.ruin = Some(Ruin { cluster: cluster.clone(), told: Some(told.to_vec()) });
+        } else if told.iter().all(|number| answers.iter().any(|(answered, _)| answered == number)) {
+            self.ruin = Some(Ruin { cluster: cluster.clone(), told: None });
         }
         text
     }

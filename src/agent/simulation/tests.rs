@@ -188,6 +188,34 @@ fn clusters_ask_a_client_that_is_back_which_went_down_while_it_left() {
     );
 }
 
+/// Found by simulation: the leader gave the place of a server that leaves to one that was to be one no more; the operator's
+/// order stood in its log, and it had not applied that yet.
+#[test]
+fn clusters_are_led_by_who_has_seen_each_order_before_the_next_change() {
+    let steps = [Step::Wait(250), Step::Wait(5), Step::Start(2), Step::Wait(31), Step::Leave(0)];
+    replay(&Clusters, 916_160_681_025, &[&steps[..], &[Step::Wait(41), Step::Retire(1, 3)]].concat());
+}
+
+/// Found by simulation: a machine with an empty disk, which was not let in because its name is that of a dead server, was told to
+/// leave. The server of that name was taken to have left.
+#[test]
+fn clusters_do_not_take_a_dead_server_to_have_left_because_a_namesake_leaves() {
+    let namesake = [Step::Freeze(3), Step::Wipe(2), Step::Linger(82), Step::Move(2), Step::Leave(2)];
+    replay(&Clusters, 916_160_679_690, &[&[Step::Wait(250)], &namesake[..], &[Step::Linger(77)]].concat());
+}
+
+/// Found by simulation: the survivor that was told to recover lost its power, and refused when it was back, because a better
+/// one was back too.
+#[test]
+fn clusters_are_recovered_by_the_better_survivor_that_is_back_when_the_first_says_no() {
+    let lost = [Step::Wait(250), Step::Isolate(0), Step::Linger(103), Step::PowerOff(2)];
+    replay(
+        &Clusters,
+        916_160_684_080,
+        &[&lost[..], &[Step::Ruin(3, 215), Step::RecoverAll(4, 239)]].concat(),
+    );
+}
+
 /// A machine that began its cluster alone left it to another one, and comes back with an empty disk, at its address or at a
 /// new one.
 const COMES_BACK_BLANK: [(u64, &[Step]); 2] = [

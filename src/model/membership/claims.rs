@@ -27,7 +27,7 @@ impl Swim {
             }
             Claim::Suspect { .. } => self.suspect(&claim),
             Claim::Failed { name, incarnation } => self.hear_of_death(&name, incarnation),
-            Claim::Left { name, incarnation } => self.left(&name, incarnation),
+            Claim::Left { name, address, incarnation } => self.left(&name, address, incarnation),
             Claim::Pruned { name, incarnation } => self.pruned(&name, incarnation),
         }
     }
@@ -235,13 +235,13 @@ impl Swim {
         }
     }
 
-    fn left(&mut self, name: &str, incarnation: u64) {
+    fn left(&mut self, name: &str, at: SocketAddr, incarnation: u64) {
         if name == self.name {
             self.deny(incarnation);
             return;
         }
         let Some(known) = self.members.get_mut(name) else { return };
-        if incarnation < known.incarnation {
+        if at != known.address || incarnation < known.incarnation {
             return;
         }
         let by_itself = incarnation > known.incarnation || known.leaving;

@@ -32,9 +32,10 @@ pub(super) enum Claim {
     /// It did not deny the suspicion in time.
     #[serde(rename = "f")]
     Failed { name: String, incarnation: u64 },
-    /// It left, or was declared gone.
+    /// It left, or was declared gone. `address`: where it was; a namesake elsewhere, which was never let in, cannot leave
+    /// in its stead.
     #[serde(rename = "l")]
-    Left { name: String, incarnation: u64 },
+    Left { name: String, address: SocketAddr, incarnation: u64 },
     /// It is to be forgotten.
     #[serde(rename = "p")]
     Pruned { name: String, incarnation: u64 },

@@ -61,7 +61,7 @@ impl Record {
         match self.state {
             State::Alive | State::Suspect => None,
             State::Failed => Some(Claim::Failed { name, incarnation }),
-            State::Left => Some(Claim::Left { name, incarnation }),
+            State::Left => Some(Claim::Left { name, address: self.address, incarnation }),
             State::Pruned => Some(Claim::Pruned { name, incarnation }),
         }
     }

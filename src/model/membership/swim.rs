@@ -310,7 +310,8 @@ impl Swim {
 
     fn own_claim(&self) -> Claim {
         if self.departure.status() == MemberStatus::Left {
-            return Claim::Left { name: self.name.clone(), incarnation: self.incarnation };
+            let (name, address) = (self.name.clone(), self.address);
+            return Claim::Left { name, address, incarnation: self.incarnation };
         }
         Claim::Alive {
             name: self.name.clone(),

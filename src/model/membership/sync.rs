@@ -7,7 +7,7 @@ use super::chance::{fingerprint, scatter};
 use super::codec::{MEMBERS_MAX, decode_frame, encode_frame};
 use super::departure::Departure;
 use super::interface::{Change, Event, JoinFailure, Output, StreamFailure};
-use super::message::{Entry, Evidence, Frame, State};
+use super::message::{Claim, Entry, Evidence, Frame, State};
 use super::record::Record;
 use super::swim::Swim;
 
@@ -224,7 +224,8 @@ impl Swim {
             }
             // The member itself says that it left.
             State::Left if entry.name == from => {
-                self.hear(super::message::Claim::Left { name: entry.name, incarnation: entry.incarnation });
+                let Entry { name, address, incarnation, .. } = entry;
+                self.hear(Claim::Left { name, address, incarnation });
             }
             State::Failed | State::Left | State::Pruned => self.merge_dead(entry),
         }

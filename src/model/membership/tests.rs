@@ -249,6 +249,25 @@ fn a_name_is_taken_over_by_another_address_only_when_its_holder_is_long_dead() {
 }
 
 #[test]
+fn a_namesake_that_was_not_let_in_cannot_leave_for_the_dead_holder_of_the_name() {
+    let mut simulation = Simulation::cluster(5, 4);
+    simulation.power_off("n2");
+    simulation.run(seconds(6));
+    simulation.start("namesake", 9);
+    let swim = Swim::new(Config::default(), "n2".into(), address(9), Tags::default(), 1);
+    simulation.replace_core("namesake", swim);
+    simulation.join("namesake", "n1");
+    simulation.run(seconds(5));
+    simulation.input("namesake", Input::Leave);
+    simulation.run(seconds(10));
+    for other in ["n1", "n3", "n4"] {
+        let member = simulation.members(other).into_iter().find(|member| member.name == "n2").unwrap();
+        let shown = (member.address, member.status);
+        assert_eq!(shown, (address(2).ip(), MemberStatus::Failed), "{other}");
+    }
+}
+
+#[test]
 fn a_machine_that_died_and_is_back_at_another_address_has_its_name_as_soon_as_its_death_is_known() {
     let tags = Tags::try_from(BTreeMap::from([("id".to_owned(), "of its disk".to_owned())])).unwrap();
     for pause in [0, 1, 6] {

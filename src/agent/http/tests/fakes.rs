@@ -14,7 +14,9 @@ use crate::agent::handle::{
     Maintenance, Members, NoLeader, NoSuchMember, Order, OrderError, OrderReply, Peer, ProposeError,
     ReadMode, Replica, Topic, Which, blocking,
 };
-use crate::model::catalog::{Catalog, Check, Command, KvAnswer, KvQuery, Reply, Service, Status};
+use crate::model::catalog::{
+    Catalog, Check, Command, KvAnswer, KvQuery, Reply, ServersCommand, Service, Status,
+};
 use crate::model::health::CheckKind;
 use crate::model::membership::Member;
 use crate::model::names::ClusterId;
@@ -162,6 +164,10 @@ impl Consensus for FakeConsensus {
             let stays =
                 |server: &ServerReport| ![&server.incarnation, &server.name, &server.address].contains(&id);
             self.report.lock().servers.retain(stays);
+        }
+        if let Order::Want(servers) = order {
+            let command = Command::Servers(ServersCommand::Want { servers });
+            self.propose(command).await.map_err(|error| OrderError::Refused(error.to_string()))?;
         }
         self.orders.lock().push(order);
         Ok(OrderReply::Done)
