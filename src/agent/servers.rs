@@ -25,6 +25,9 @@ use crate::model::sync::servers::{
 const LOOK_INTERVAL: Duration = Duration::from_millis(200);
 /// Pause after a change that failed.
 const RETRY_INTERVAL: Duration = Duration::from_secs(1);
+/// How long what is in the log may take to be applied before nothing is decided this time: a disk that is worn out or shared
+/// needs most of a second for each write, and under load one write is always under way.
+const APPLIED_WAIT: Duration = Duration::from_secs(2);
 /// The answer to an order while what was written before it is not applied.
 const BEHIND: &str =
     "the leader has not applied what it wrote before: a majority of the servers is slow; try again";
@@ -96,7 +99,11 @@ impl Stewardship {
             let leads = leader.is_some_and(|(_, here)| here);
             let untold = leader.filter(|(id, here)| !here && told_by != Some(*id)).map(|(id, _)| id);
             let wait = if leads {
-                self.look().await
+                tokio::select! {
+                    biased;
+                    () = stop.cancelled() => return Ok(()),
+                    wait = self.look() => wait,
+                }
             } else {
                 let catalog = self.context.replica.snapshot();
                 self.steward.lock().follow(self.began.elapsed(), catalog.servers());
@@ -151,7 +158,7 @@ impl Stewardship {
             self.context.replica.wait_applied(last).await;
             anyhow::Ok(())
         };
-        matches!(tokio::time::timeout(LOOK_INTERVAL, applied).await, Ok(Ok(())))
+        matches!(tokio::time::timeout(APPLIED_WAIT, applied).await, Ok(Ok(())))
     }
 
     /// Does the next thing, if there is one; gives the time until the next look.

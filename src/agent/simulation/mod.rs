@@ -8,6 +8,7 @@ mod machine;
 mod orders;
 mod plan;
 mod ruin;
+mod slow_disks;
 mod tests;
 mod truth;
 mod workload;
@@ -56,17 +57,8 @@ impl Histories for Clusters {
     }
 
     fn play(&self, seed: u64, steps: &[Step], story: Option<&mut Vec<String>>) -> u64 {
-        let guard = running::begin(seed);
-        let mut builder = tokio::runtime::Builder::new_current_thread();
-        builder.enable_time().start_paused(true);
-        // Tokio wakes those who watch the same value in an order of chance. See `.cargo/config.toml`.
-        #[cfg(tokio_unstable)]
-        builder.rng_seed(tokio::runtime::RngSeed::from_bytes(&seed.to_le_bytes()));
-        let runtime = builder.build().expect("a runtime");
         let mut story = story;
-        runtime.block_on(async {
-            let mut world = World::new(seed);
-            world.begin().await;
+        in_world(seed, async |world| {
             for step in steps {
                 if let Some(story) = &mut story {
                     story.push(format!("{:>7.2} s  {step:?}", world.begun.elapsed().as_secs_f64()));
@@ -80,13 +72,29 @@ impl Histories for Clusters {
             if let Some(story) = &mut story {
                 story.push("everything works again".to_owned());
             }
-            world.calm().await;
-        });
-        drop(runtime);
-        let hash = running::hash();
-        drop(guard);
-        hash
+        })
     }
+}
+
+/// Lets all this happen in a world of its own, and then everything works again; gives what all that happened amounts to.
+fn in_world(seed: u64, happens: impl AsyncFnOnce(&mut World)) -> u64 {
+    let guard = running::begin(seed);
+    let mut builder = tokio::runtime::Builder::new_current_thread();
+    builder.enable_time().start_paused(true);
+    // Tokio wakes those who watch the same value in an order of chance. See `.cargo/config.toml`.
+    #[cfg(tokio_unstable)]
+    builder.rng_seed(tokio::runtime::RngSeed::from_bytes(&seed.to_le_bytes()));
+    let runtime = builder.build().expect("a runtime");
+    runtime.block_on(async {
+        let mut world = World::new(seed);
+        world.begin().await;
+        happens(&mut world).await;
+        world.calm().await;
+    });
+    drop(runtime);
+    let hash = running::hash();
+    drop(guard);
+    hash
 }
 
 struct World {
