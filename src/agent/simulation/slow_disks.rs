@@ -10,6 +10,8 @@ use super::plan::Step;
 const SEED: u64 = 2;
 /// How long such a disk takes for each write.
 const TAKES: Range<Duration> = Duration::from_millis(300)..Duration::from_millis(350);
+/// So many people use the cluster at once: something is always being written.
+const USERS: u64 = 50;
 /// Seconds until a dead server must be replaced: in histories it is due after four, and then a few entries are written.
 const REPLACED_WITHIN: usize = 30;
 
@@ -20,6 +22,7 @@ fn clusters_replace_a_dead_server_though_each_write_takes_a_third_of_a_second() 
         for machine in &world.machines {
             machine.disk.set(|faults| faults.delay = Some(TAKES));
         }
+        world.users.start(USERS, 0, !SEED);
         world.take(Step::Wait(250)).await;
         let leader = world.leader().expect("a cluster with a leader");
         let follower = (0..3).find(|number| {
