@@ -4,6 +4,7 @@ use std::ops::Range;
 use std::time::Duration;
 
 use super::in_world;
+use super::machine::Process;
 use super::plan::Step;
 
 /// A history with three servers and a client.
@@ -26,7 +27,7 @@ fn clusters_replace_a_dead_server_though_each_write_takes_a_third_of_a_second() 
         world.take(Step::Wait(250)).await;
         let leader = world.leader().expect("a cluster with a leader");
         let follower = (0..3).find(|number| {
-            let server = world.machines[*number].process.as_ref().and_then(|process| process.server());
+            let server = world.machines[*number].process.as_ref().and_then(Process::server);
             server.is_some_and(|server| server.view().id != leader.id)
         });
         let follower = follower.expect("a server that follows");
